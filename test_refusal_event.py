@@ -1,0 +1,595 @@
+"""The contract of the `response.refusal.done` event, each test one law of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from collections import ChainMap, OrderedDict, UserDict, defaultdict
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
+from decimal import Decimal
+from enum import Enum, IntEnum
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, get_type_hints
+from unittest.mock import ANY, Mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import refusal_event
+from refusal_event import ResponseRefusalDoneEvent
+
+# A slow machine is no failure: nothing here is a matter of time.
+settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unhurried")
+
+HERE = Path(__file__).resolve().parent
+TAG = "response.refusal.done"
+CONTRACT = {
+    "content_index": int,
+    "item_id": str,
+    "output_index": int,
+    "refusal": str,
+    "sequence_number": int,
+    "type": str,
+}
+EXAMPLE = {
+    "type": "response.refusal.done",
+    "item_id": "item-abc",
+    "output_index": 1,
+    "content_index": 2,
+    "refusal": "final refusal text",
+    "sequence_number": 1,
+}
+MISSING = object()
+
+
+class Index(int):
+    """An int to isinstance, and not to the contract."""
+
+
+class Text(str):
+    """A str to isinstance, and not to the contract."""
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class Tag(str, Enum):
+    DONE = TAG
+
+
+class Agreeable(type):
+    """A class that says that it equals any other, as its instances do."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = type.__hash__
+
+
+class Chameleon(metaclass=Agreeable):
+    __eq__ = Agreeable.__eq__
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True)
+class Noted(ResponseRefusalDoneEvent):
+    """A subclass with fields of its own, one of which no caller can give."""
+
+    note: str = ""
+    labels: List[str] = field(default_factory=list)
+    length: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "length", len(self.refusal))
+
+
+CLASSES = [ResponseRefusalDoneEvent, Noted]
+if sys.version_info >= (3, 10):
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Slotted(ResponseRefusalDoneEvent):
+        """A subclass with slots, and with fields that are given by name alone."""
+
+        note: str = ""
+        labels: List[str] = field(default_factory=list)
+
+    CLASSES.append(Slotted)
+
+
+integers = st.integers()
+texts = st.text(st.characters())  # characters() holds lone surrogates, text() does not
+json_values = st.recursive(
+    st.none() | st.booleans() | integers | st.floats() | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=5,
+)
+right_values: Dict[str, st.SearchStrategy[Any]] = {
+    name: integers if kind is int else texts for name, kind in CONTRACT.items()
+}
+right_values["type"] = st.just(TAG)
+payloads = (
+    st.fixed_dictionaries(right_values)
+    .flatmap(lambda payload: st.permutations(list(payload.items())))
+    .map(dict)
+)
+events = payloads.map(ResponseRefusalDoneEvent.from_dict)
+unknown_keys = st.dictionaries(
+    texts.filter(lambda key: key not in CONTRACT), json_values, min_size=1
+)
+impostors = st.sampled_from(
+    [True, 1.0, Decimal(1), Index(1), Number.ONE, Mock(spec=int), int]
+    + [b"1", bytearray(TAG, "ascii"), Text(TAG), Tag.DONE, Mock(spec=str), str]
+    + [None, ANY, Chameleon(), type("X" * 999, (int,), {})()]
+)
+other_tags = texts.filter(lambda tag: tag != TAG)
+short_tags = other_tags.filter(lambda tag: len(repr(tag)) <= 64)
+
+
+def wrong_types(name: str) -> st.SearchStrategy[Any]:
+    return (json_values | impostors).filter(lambda v: type(v) is not CONTRACT[name])
+
+
+def wrong_json(name: str) -> st.SearchStrategy[Any]:
+    """Wrong types and wrong tags, such as a JSON decoder can produce."""
+    values = json_values.filter(lambda v: type(v) is not CONTRACT[name])
+    return values | short_tags if name == "type" else values
+
+
+def flaws_from(values: Callable[[str], st.SearchStrategy[Any]]) -> Any:
+    """At least one of the fields, each with a value for it."""
+    optional = {name: values(name) for name in CONTRACT}
+    return st.fixed_dictionaries({}, optional=optional).filter(bool)
+
+
+def complaint(name: str, value: object) -> str:
+    if value is MISSING:
+        return f"{name}: missing"
+    if type(value) is not CONTRACT[name]:
+        came = type(value).__name__[:30]
+        return f"{name}: expected {CONTRACT[name].__name__}, got {came}"
+    return f"{name}: expected {TAG!r}, got {value!r}"
+
+
+def assert_refused(
+    make: Callable[[], object],
+    flaws: Mapping[str, object],
+    cls: type = ResponseRefusalDoneEvent,
+) -> None:
+    """Expect one error that names these flaws, in the contract's order, and no more."""
+    wrong_type = any(
+        value is not MISSING and type(value) is not CONTRACT[name]
+        for name, value in flaws.items()
+    )
+    complaints = [complaint(name, flaws[name]) for name in CONTRACT if name in flaws]
+    with pytest.raises(TypeError if wrong_type else ValueError) as caught:
+        make()
+    assert str(caught.value) == f"{cls.__name__}: {'; '.join(complaints)}"
+    assert caught.value.__suppress_context__ or not caught.value.__context__
+
+
+def values_of(event: ResponseRefusalDoneEvent) -> Dict[str, Any]:
+    return {name: getattr(event, name) for name in CONTRACT}
+
+
+def repickled(event: Any, protocol: int) -> Any:
+    return pickle.loads(pickle.dumps(event, protocol))
+
+
+COPIES: Dict[str, Callable[[Any], Any]] = {
+    "replace": replace,
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{
+        f"pickle {protocol}": partial(repickled, protocol=protocol)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+}
+if sys.version_info >= (3, 13):
+    COPIES["copy.replace"] = copy.replace
+DOORS = {
+    **COPIES,
+    "constructor": lambda event: type(event)(**values_of(event)),
+    "from_dict": lambda event: type(event).from_dict(values_of(event)),
+    "to_dict": lambda event: event.to_dict(),
+}
+
+classes = st.sampled_from(CLASSES)
+each_field = pytest.mark.parametrize("name", CONTRACT)
+each_copy = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+each_door = pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+
+
+# What goes in, and what comes out.
+
+
+def test_the_published_example_is_read_and_given_back() -> None:
+    event = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
+    assert event.content_index == 2
+    assert event.item_id == "item-abc"
+    assert event.output_index == 1
+    assert event.refusal == "final refusal text"
+    assert event.sequence_number == 1
+    assert event.type == "response.refusal.done"
+    assert event.to_dict() == EXAMPLE
+
+
+@given(payloads)
+def test_payload_to_event_to_payload_is_the_identity(payload: Dict[str, Any]) -> None:
+    """Whatever the order of its keys."""
+    assert ResponseRefusalDoneEvent.from_dict(payload).to_dict() == payload
+
+
+@given(events)
+def test_event_to_payload_to_event_is_the_identity(
+    event: ResponseRefusalDoneEvent,
+) -> None:
+    assert ResponseRefusalDoneEvent.from_dict(event.to_dict()) == event
+
+
+@given(payloads.map(json.dumps))
+def test_json_text_to_event_to_json_text_keeps_the_payload(text: str) -> None:
+    event = ResponseRefusalDoneEvent.from_dict(json.loads(text))
+    assert json.loads(json.dumps(event.to_dict())) == json.loads(text)
+
+
+@given(payloads)
+def test_the_constructor_takes_the_fields_by_position_and_by_name(
+    payload: Dict[str, Any],
+) -> None:
+    event = ResponseRefusalDoneEvent(*(payload[name] for name in CONTRACT))
+    assert event == ResponseRefusalDoneEvent(**payload)
+    assert values_of(event) == payload
+
+
+@given(payloads, unknown_keys)
+def test_unknown_keys_are_ignored_and_not_kept(
+    payload: Dict[str, Any], unknown: Dict[str, Any]
+) -> None:
+    event = ResponseRefusalDoneEvent.from_dict({**unknown, **payload})
+    assert event.to_dict() == payload
+
+
+@given(events)
+def test_to_dict_gives_a_new_plain_dict_of_the_six_fields_in_order(
+    event: ResponseRefusalDoneEvent,
+) -> None:
+    payload = event.to_dict()
+    assert type(payload) is dict
+    assert list(payload) == list(CONTRACT)
+    payload.clear()
+    assert event.to_dict() == values_of(event)
+
+
+@given(st.dictionaries(st.sampled_from([*CONTRACT, "agent"]), json_values) | payloads)
+def test_the_input_is_never_changed(data: Dict[str, Any]) -> None:
+    before = copy.deepcopy(list(data.items()))
+    try:
+        ResponseRefusalDoneEvent.from_dict(data)
+    except (TypeError, ValueError):
+        pass
+    assert list(data.items()) == before
+
+
+class Computed(Mapping[str, Any]):
+    """A mapping that is no dict, nor built on one."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.pairs = list(data.items())
+
+    def __getitem__(self, key: str) -> Any:
+        for name, value in self.pairs:
+            if name == key:
+                return value
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+class Inventive(Dict[str, Any]):
+    """A dict that answers for keys that it does not hold."""
+
+    def __missing__(self, key: str) -> Any:
+        return EXAMPLE[key]
+
+
+each_mapping = pytest.mark.parametrize(
+    "mapping",
+    [MappingProxyType, ChainMap, OrderedDict, UserDict, Computed, Inventive]
+    + [pytest.param(partial(defaultdict, int), id="defaultdict")],
+)
+
+
+@each_mapping
+@given(payload=payloads)
+def test_any_mapping_is_accepted(
+    mapping: Callable[[Any], Mapping[str, Any]], payload: Dict[str, Any]
+) -> None:
+    assert ResponseRefusalDoneEvent.from_dict(mapping(payload)).to_dict() == payload
+
+
+# What is refused.
+
+
+@each_field
+@given(payload=payloads, data=st.data())
+def test_a_value_of_any_other_type_is_refused(
+    name: str, payload: Dict[str, Any], data: st.DataObject
+) -> None:
+    """The constructor and from_dict refuse it in the same words."""
+    value = data.draw(wrong_types(name))
+    wrong = {**payload, name: value}
+    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {name: value})
+    assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {name: value})
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [names for count in range(1, 7) for names in combinations(CONTRACT, count)],
+    ids="-".join,
+)
+def test_every_missing_field_is_named(absent: List[str]) -> None:
+    kept = {name: value for name, value in EXAMPLE.items() if name not in absent}
+    flaws = dict.fromkeys(absent, MISSING)
+    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(kept), flaws)
+
+
+@each_field
+@each_mapping
+def test_a_field_is_missing_when_the_mapping_does_not_hold_it(
+    mapping: Callable[[Any], Mapping[str, Any]], name: str
+) -> None:
+    """Even where the mapping would answer for it, and then keep the answer."""
+    kept = {key: value for key, value in EXAMPLE.items() if key != name}
+    data = mapping(kept)
+    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(data), {name: MISSING})
+    assert dict(data) == kept
+
+
+@each_field
+def test_the_constructor_requires_every_field(name: str) -> None:
+    kept = {key: value for key, value in EXAMPLE.items() if key != name}
+    with pytest.raises(TypeError, match=f"missing 1 required .*'{name}'"):
+        ResponseRefusalDoneEvent(**kept)  # type: ignore[arg-type]
+
+
+@given(payloads, short_tags)
+def test_any_other_tag_is_refused(payload: Dict[str, Any], tag: str) -> None:
+    wrong = {**payload, "type": tag}
+    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {"type": tag})
+    assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {"type": tag})
+
+
+@given(classes, payloads, flaws_from(lambda name: wrong_json(name) | st.just(MISSING)))
+def test_one_error_names_all_that_is_wrong_and_nothing_else(
+    cls: Any, payload: Dict[str, Any], flaws: Dict[str, Any]
+) -> None:
+    wrong = {k: v for k, v in {**payload, **flaws}.items() if v is not MISSING}
+    assert_refused(lambda: cls.from_dict(wrong), flaws, cls)
+
+
+@given(other_tags, st.sampled_from([1, 99, 1_000_000]))
+def test_a_long_tag_gives_a_short_message(part: str, count: int) -> None:
+    """Even beside five fields whose types have long names."""
+    tag = part * count + "'"  # which a repr of the whole would show by its own quotes
+    data = {**dict.fromkeys(CONTRACT, type("X" * 999, (), {})()), "type": tag}
+    with pytest.raises(TypeError) as caught:
+        ResponseRefusalDoneEvent.from_dict(data)
+    message = str(caught.value)
+    assert len(message) < 500
+    assert message.splitlines() == [message]
+    shown = message.partition(f"; type: expected {TAG!r}, got ")[2]
+    assert shown and repr(tag[:64]).startswith(shown)
+
+
+SECRET = "sk-0123456789"
+secrets = st.sampled_from([SECRET, [SECRET], {SECRET: SECRET}, SECRET.encode(), 1.5])
+
+
+@given(
+    st.fixed_dictionaries(
+        {"type": secrets.filter(lambda value: value != SECRET) | st.just(TAG)},
+        optional={name: secrets for name in [*CONTRACT, SECRET] if name != "type"},
+    )
+)
+def test_no_value_and_no_unknown_key_gets_into_a_message(data: Dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        ResponseRefusalDoneEvent.from_dict(data)
+    message = str(caught.value)
+    assert message.startswith("ResponseRefusalDoneEvent: ")
+    assert message.splitlines() == [message]
+    assert SECRET not in message and "1.5" not in message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, 1, TAG, b"{}", list(EXAMPLE.items()), EXAMPLE.items(), set(EXAMPLE), dict]
+    + [Mock(spec=list), Chameleon(), ResponseRefusalDoneEvent.from_dict(EXAMPLE)],
+    ids=lambda data: type(data).__name__,
+)
+def test_what_is_no_mapping_is_refused(data: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        ResponseRefusalDoneEvent.from_dict(data)
+    assert str(caught.value) == (
+        f"ResponseRefusalDoneEvent: expected a mapping, got {type(data).__name__}"
+    )
+
+
+def test_a_long_type_name_is_cut_short() -> None:
+    with pytest.raises(TypeError) as caught:
+        ResponseRefusalDoneEvent.from_dict(type("X" * 999, (), {})())
+    assert str(caught.value) == (
+        f"ResponseRefusalDoneEvent: expected a mapping, got {'X' * 30}"
+    )
+
+
+# One door.
+
+
+@each_copy
+@given(cls=classes, payload=payloads)
+def test_a_copy_is_an_equal_event_of_the_same_class(
+    copied: Callable[[Any], Any], cls: Any, payload: Dict[str, Any]
+) -> None:
+    event = cls.from_dict(payload)
+    assert type(event) is cls
+    again = copied(event)
+    assert type(again) is cls
+    assert again == event
+    assert again.to_dict() == payload
+
+
+@each_copy
+@pytest.mark.parametrize("cls", CLASSES[1:])
+def test_a_copy_keeps_the_fields_of_a_subclass(
+    cls: Any, copied: Callable[[Any], Any]
+) -> None:
+    event = cls(**EXAMPLE, note="kept", labels=["too"])
+    again = copied(event)
+    assert (again.note, again.labels) == ("kept", ["too"])
+    assert again == event
+    if copied is copy.deepcopy:
+        assert again.labels is not event.labels
+
+
+@each_door
+@given(cls=classes, payload=payloads, flaws=flaws_from(wrong_json))
+def test_an_event_forced_out_of_its_contract_passes_no_door(
+    door: Callable[[Any], Any],
+    cls: Any,
+    payload: Dict[str, Any],
+    flaws: Dict[str, Any],
+) -> None:
+    event = cls.from_dict(payload)
+    for name, value in flaws.items():
+        object.__setattr__(event, name, value)
+    assert_refused(lambda: door(event), flaws, cls)
+
+
+@each_field
+@given(event=events, data=st.data())
+def test_replace_refuses_what_the_constructor_refuses(
+    name: str, event: ResponseRefusalDoneEvent, data: st.DataObject
+) -> None:
+    value = data.draw(wrong_json(name))
+    assert_refused(lambda: replace(event, **{name: value}), {name: value})
+
+
+def test_to_dict_checks_for_a_subclass_that_does_not() -> None:
+    class Careless(ResponseRefusalDoneEvent):
+        def __post_init__(self) -> None:
+            pass
+
+    event = Careless.from_dict({**EXAMPLE, "item_id": None})
+    assert_refused(event.to_dict, {"item_id": None}, Careless)
+
+
+# The event as a value.
+
+
+@each_field
+@given(payload=payloads, data=st.data())
+def test_events_are_equal_and_hash_alike_when_their_payloads_are_equal(
+    name: str, payload: Dict[str, Any], data: st.DataObject
+) -> None:
+    near = {**payload, name: data.draw(right_values[name])}
+    one = ResponseRefusalDoneEvent.from_dict(payload)
+    other = ResponseRefusalDoneEvent.from_dict(near)
+    assert (one == other) is (payload == near)
+    assert len({one, other}) == (1 if payload == near else 2)
+    again = ResponseRefusalDoneEvent.from_dict(dict(payload))
+    assert one == again
+    assert hash(one) == hash(again)
+
+
+@each_field
+@given(event=events)
+def test_a_field_cannot_be_changed_or_removed(
+    name: str, event: ResponseRefusalDoneEvent
+) -> None:
+    before = event.to_dict()
+    with pytest.raises(FrozenInstanceError):
+        setattr(event, name, before[name])
+    with pytest.raises(FrozenInstanceError):
+        delattr(event, name)
+    assert event.to_dict() == before
+
+
+def test_an_event_takes_no_new_attributes() -> None:
+    event = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
+    with pytest.raises(FrozenInstanceError):
+        event.agent = {}  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError):
+        object.__setattr__(event, "agent", {})
+    assert not hasattr(event, "__dict__")
+
+
+def test_the_fields_are_the_contract_in_its_order() -> None:
+    hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
+    assert [f.name for f in fields(ResponseRefusalDoneEvent)] == list(CONTRACT)
+    assert get_type_hints(ResponseRefusalDoneEvent) == hints
+    assert repr(ResponseRefusalDoneEvent.from_dict(EXAMPLE)) == (
+        "ResponseRefusalDoneEvent(content_index=2, item_id='item-abc', output_index=1, "
+        "refusal='final refusal text', sequence_number=1, type='response.refusal.done')"
+    )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="match came with Python 3.10")
+def test_an_event_can_be_matched() -> None:
+    scope: Dict[str, Any] = {"event": ResponseRefusalDoneEvent.from_dict(EXAMPLE)}
+    exec(
+        "from refusal_event import ResponseRefusalDoneEvent\n"
+        "match event:\n"
+        "    case ResponseRefusalDoneEvent(2, 'item-abc', refusal=text):\n"
+        "        pass\n",
+        scope,
+    )
+    assert scope["text"] == "final refusal text"
+
+
+# The file.
+
+
+def test_the_public_surface_is_the_class_and_the_version() -> None:
+    assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
+    assert refusal_event.__version__ == "1.0.0"
+
+
+def test_the_file_is_ascii_and_names_its_licence_first() -> None:
+    source = (HERE / "refusal_event.py").read_bytes().decode("ascii")
+    assert source.splitlines()[0] == "# SPDX-License-Identifier: MIT-0"
+
+
+def test_the_file_runs_alone_and_without_a_warning() -> None:
+    """With no site-packages, no environment, and no folder on the path but its own."""
+    program = (
+        "import json, pickle, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from refusal_event import ResponseRefusalDoneEvent\n"
+        "event = ResponseRefusalDoneEvent.from_dict(json.load(sys.stdin))\n"
+        "print(json.dumps(pickle.loads(pickle.dumps(event)).to_dict()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(HERE)],
+        input=json.dumps(EXAMPLE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == EXAMPLE
