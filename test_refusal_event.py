@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from collections import ChainMap, OrderedDict, UserDict, defaultdict
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from decimal import Decimal
 from enum import Enum, IntEnum
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import combinations
 from pathlib import Path
+from threading import Event, Thread
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, get_type_hints
 from unittest.mock import ANY, Mock
@@ -593,3 +599,233 @@ def test_the_file_runs_alone_and_without_a_warning() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == EXAMPLE
+
+
+# The README. Its doctests run beside these, by the configuration of pytest.
+
+
+def readme_blocks(language: str) -> List[str]:
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def printed_by(command: str, folder: Path) -> str:
+    """What a shell prints in this folder, where python3 is the Python of the tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=str(folder),
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+        check=True,
+    ).stdout
+
+
+def test_the_first_command_reads_the_published_example() -> None:
+    event = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
+    assert printed_by(readme_blocks("sh")[0], HERE) == f"{event}\n"
+
+
+def test_a_vendored_copy_can_be_checked_where_it_landed(tmp_path: Path) -> None:
+    shutil.copy(str(HERE / "refusal_event.py"), str(tmp_path))
+    printed = printed_by(readme_blocks("sh")[2], tmp_path)
+    assert printed == 'works\n__version__ = "1.0.0"\n'
+
+
+ITEM = "msg_67ccfcdd16748190a91872c75d38539e09e4d4aac714747c"
+REFUSAL = "I\u2019m sorry, but I can\u2019t help with that.\u2028D\u00e9sol\u00e9 \U0001f645"
+
+
+def refusal_done(**changes: Any) -> Dict[str, Any]:
+    return {
+        "type": "response.refusal.done",
+        "item_id": ITEM,
+        "output_index": 0,
+        "content_index": 0,
+        "refusal": REFUSAL,
+        "sequence_number": 9,
+        **changes,
+    }
+
+
+def refusal_stream() -> List[Dict[str, Any]]:
+    """The payloads of a response that is one refusal, as the API numbers them."""
+    part = {"type": "refusal", "refusal": ""}
+    done_part = {"type": "refusal", "refusal": REFUSAL}
+    item = {
+        "id": ITEM,
+        "type": "message",
+        "status": "in_progress",
+        "role": "assistant",
+        "content": [],
+    }
+    done_item = {**item, "status": "completed", "content": [done_part]}
+    response = {
+        "id": "resp_67ccfcdd16748190a91872c75d38539e",
+        "object": "response",
+        "created_at": 1741487325,
+        "status": "in_progress",
+        "error": None,
+        "model": "gpt-5",
+        "output": [],
+        "usage": None,
+    }
+    done_response = {
+        **response,
+        "status": "completed",
+        "output": [done_item],
+        "usage": {"input_tokens": 17, "output_tokens": 21, "total_tokens": 38},
+    }
+    at_part = {"item_id": ITEM, "output_index": 0, "content_index": 0}
+    deltas = re.findall(r"\S+\s*", REFUSAL)
+    payloads: List[Dict[str, Any]] = [
+        {"type": "response.created", "response": response},
+        {"type": "response.in_progress", "response": response},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.content_part.added", **at_part, "part": part},
+        *({"type": "response.refusal.delta", **at_part, "delta": d} for d in deltas),
+        refusal_done(),
+        {"type": "response.content_part.done", **at_part, "part": done_part},
+        {"type": "response.output_item.done", "output_index": 0, "item": done_item},
+        {"type": "response.completed", "response": done_response},
+    ]
+    return [{**payload, "sequence_number": n} for n, payload in enumerate(payloads)]
+
+
+def on_the_wire(payloads: List[Dict[str, Any]]) -> bytes:
+    """Server-sent events, with a keep-alive and an event of the future before each."""
+    future = {"type": "response.future", "text": "a response.refusal.done is to come"}
+    lines = []
+    for payload in payloads:
+        lines += [": keep-alive", "", "event: response.future"]
+        lines += ["data: " + json.dumps(future), ""]
+        lines += ["event: " + payload["type"]]
+        lines += ["data: " + json.dumps(payload, ensure_ascii=False), ""]
+    return "".join(line + "\r\n" for line in lines).encode("utf-8")
+
+
+class Server(HTTPServer):
+    """Streams some bytes, and after a pause some more, to whoever posts a request."""
+
+    def __init__(self, before: bytes, after: bytes, chunk: int) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.before = before
+        self.after = after
+        self.chunk = chunk
+        self.go_on = Event()
+        self.waited_in_vain = False
+        self.requests: List[Any] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append((self.path, self.headers, json.loads(body)))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.send_chunks(self.server.before)
+        self.server.waited_in_vain = not self.server.go_on.wait(timeout=20)
+        self.send_chunks(self.server.after)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def send_chunks(self, data: bytes) -> None:
+        for start in range(0, len(data), self.server.chunk):
+            part = data[start : start + self.server.chunk]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(before: bytes, after: bytes, chunk: int) -> Iterator[Server]:
+    with Server(before, after, chunk) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.go_on.set()
+            server.shutdown()
+            thread.join()
+
+
+def reader_from(
+    server: Server, folder: Path, base_path: str = "/v1"
+) -> subprocess.Popen[str]:
+    """The README's program, as a process that reads from this server."""
+    [block] = [b for b in readme_blocks("python") if "urllib.request" in b]
+    program = folder / "reader.py"
+    program.write_text(block, encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(program)],
+        env={
+            **os.environ,
+            "OPENAI_API_KEY": "sk-test",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}{base_path}",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+            "PYTHONPATH": str(HERE),
+            "PYTHONIOENCODING": "utf-8",
+            "PYTHONUNBUFFERED": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize(
+    ("chunk", "base_path"), [(1, "/v1"), (7, "/v1/"), (100_000, "/v1")]
+)
+def test_the_reader_prints_a_refusal_while_the_stream_goes_on(
+    tmp_path: Path, chunk: int, base_path: str
+) -> None:
+    payloads = refusal_stream()
+    middle = 1 + [payload["type"] for payload in payloads].index(TAG)
+    before = on_the_wire(payloads[:middle])
+    after = on_the_wire(payloads[middle:]) + b"data: [DONE]\r\n\r\n"
+    with serving(before, after, chunk) as server:
+        with reader_from(server, tmp_path, base_path) as reader:
+            assert reader.stdout
+            assert reader.stdout.readline() == f"Model refused: {REFUSAL}\n"
+            server.go_on.set()
+            assert reader.communicate() == ("", "")
+    assert reader.returncode == 0
+    assert not server.waited_in_vain
+    [(path, headers, body)] = server.requests
+    assert path == "/v1/responses"
+    assert headers["Authorization"] == "Bearer sk-test"
+    assert headers["Content-Type"] == "application/json"
+    assert body["stream"] is True
+    assert body["model"] and body["input"]
+
+
+def test_the_reader_outlives_broken_refusals_and_loses_none(tmp_path: Path) -> None:
+    no_id = refusal_done()
+    del no_id["item_id"]
+    broken = [no_id, refusal_done(sequence_number="9", item_id=None)]
+    stream = on_the_wire([*broken, refusal_done()]) + b"data: [DONE]\r\n\r\n"
+    # As other servers write it: bare line feeds, and no space after the colon.
+    stream = stream.replace(b"\r\n", b"\n").replace(b"data: ", b"data:")
+    with serving(stream, b"", 100_000) as server:
+        server.go_on.set()
+        with reader_from(server, tmp_path) as reader:
+            stdout, stderr = reader.communicate()
+    assert reader.returncode == 0
+    assert stdout.splitlines() == [
+        "Model refused: (its event is broken)",
+        "Model refused: (its event is broken)",
+        *f"Model refused: {REFUSAL}".splitlines(),
+    ]
+    assert stderr.splitlines() == [
+        "ResponseRefusalDoneEvent: item_id: missing",
+        "ResponseRefusalDoneEvent: item_id: expected str, got NoneType; "
+        "sequence_number: expected int, got str",
+    ]
