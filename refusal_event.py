@@ -29,6 +29,17 @@ _TYPES = {
 }
 
 
+def _held_by(data: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the fields that a mapping holds."""
+    # Asked with `in` first, since a defaultdict would invent what it lacks.
+    return {field: data[field] for field in _TYPES if field in data}
+
+
+def _values_of(event: "ResponseRefusalDoneEvent") -> Dict[str, Any]:
+    """Return the six fields of an event, whatever they are."""
+    return {field: getattr(event, field) for field in _TYPES}
+
+
 def _error(cls: type, values: Mapping[str, Any]) -> Exception:
     """Return the exception that names every field missing or wrong among the values."""
     kind: Type[Exception] = ValueError
@@ -115,7 +126,7 @@ class ResponseRefusalDoneEvent:
             and type(self.type) is str
             and self.type == _TAG
         ):
-            raise _error(type(self), {name: getattr(self, name) for name in _TYPES})
+            raise _error(type(self), _values_of(self))
 
     @classmethod
     def from_dict(cls: Type[_Event], data: Mapping[str, Any]) -> _Event:
@@ -131,8 +142,7 @@ class ResponseRefusalDoneEvent:
             if not isinstance(data, abc.Mapping):
                 came = type(data).__name__
                 raise TypeError(f"{cls.__name__}: expected a mapping, got {came:.30}")
-            # Asked with `in` first, since a defaultdict would invent what it lacks.
-            data = {name: data[name] for name in _TYPES if name in data}
+            data = _held_by(data)
         try:
             values = (
                 data["content_index"],
