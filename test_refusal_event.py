@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from collections import ChainMap, OrderedDict, UserDict, defaultdict
@@ -132,25 +131,18 @@ payloads = (
 )
 events = payloads.map(ResponseRefusalDoneEvent.from_dict)
 unknown_keys = st.dictionaries(
-    texts.filter(lambda key: key not in CONTRACT), json_values, min_size=1
-)
-impostors = st.sampled_from(
-    [True, 1.0, Decimal(1), Index(1), Number.ONE, Mock(spec=int), int]
-    + [b"1", bytearray(TAG, "ascii"), Text(TAG), Tag.DONE, Mock(spec=str), str]
-    + [None, ANY, Chameleon(), type("X" * 999, (int,), {})()]
+    (texts | integers).filter(lambda key: key not in CONTRACT), json_values, min_size=1
 )
 other_tags = texts.filter(lambda tag: tag != TAG)
 short_tags = other_tags.filter(lambda tag: len(repr(tag)) <= 64)
 
 
 def wrong_types(name: str) -> st.SearchStrategy[Any]:
-    return (json_values | impostors).filter(lambda v: type(v) is not CONTRACT[name])
+    return json_values.filter(lambda value: type(value) is not CONTRACT[name])
 
 
-def wrong_json(name: str) -> st.SearchStrategy[Any]:
-    """Wrong types and wrong tags, such as a JSON decoder can produce."""
-    values = json_values.filter(lambda v: type(v) is not CONTRACT[name])
-    return values | short_tags if name == "type" else values
+def wrong_values(name: str) -> st.SearchStrategy[Any]:
+    return wrong_types(name) | short_tags if name == "type" else wrong_types(name)
 
 
 def flaws_from(values: Callable[[str], st.SearchStrategy[Any]]) -> Any:
@@ -182,7 +174,9 @@ def assert_refused(
     with pytest.raises(TypeError if wrong_type else ValueError) as caught:
         make()
     assert str(caught.value) == f"{cls.__name__}: {'; '.join(complaints)}"
-    assert caught.value.__suppress_context__ or not caught.value.__context__
+    # A log shows this error alone, without one that led to it.
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 def values_of(event: ResponseRefusalDoneEvent) -> Dict[str, Any]:
@@ -261,7 +255,7 @@ def test_the_constructor_takes_the_fields_by_position_and_by_name(
 
 @given(payloads, unknown_keys)
 def test_unknown_keys_are_ignored_and_not_kept(
-    payload: Dict[str, Any], unknown: Dict[str, Any]
+    payload: Dict[Any, Any], unknown: Dict[Any, Any]
 ) -> None:
     event = ResponseRefusalDoneEvent.from_dict({**unknown, **payload})
     assert event.to_dict() == payload
@@ -354,6 +348,17 @@ def test_a_value_of_any_other_type_is_refused(
     assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {name: value})
 
 
+@each_field
+def test_what_only_looks_like_the_type_is_refused(name: str) -> None:
+    numbers = [True, False, 1.0, Decimal(1), Index(1), Number.ONE, Mock(spec=int), int]
+    strings = [b"1", bytearray(b"1"), Text(TAG), Tag.DONE, Mock(spec=str), str]
+    others = [None, ANY, Chameleon(), type("X" * 999, (int,), {})()]
+    for value in [*numbers, *strings, *others]:
+        wrong: Any = {**EXAMPLE, name: value}
+        assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {name: value})
+        assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {name: value})
+
+
 @pytest.mark.parametrize(
     "absent",
     [names for count in range(1, 7) for names in combinations(CONTRACT, count)],
@@ -384,14 +389,20 @@ def test_the_constructor_requires_every_field(name: str) -> None:
         ResponseRefusalDoneEvent(**kept)  # type: ignore[arg-type]
 
 
-@given(payloads, short_tags)
+near_tags = st.sampled_from(
+    [TAG + ".", TAG + "\n", " " + TAG, "x" + TAG, TAG[:-1], TAG[1:], ""]
+    + [TAG.upper(), TAG.title(), TAG.replace(".", "_"), TAG.replace(".", " "), "\0"]
+)
+
+
+@given(payloads, near_tags | short_tags)
 def test_any_other_tag_is_refused(payload: Dict[str, Any], tag: str) -> None:
     wrong = {**payload, "type": tag}
     assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {"type": tag})
     assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {"type": tag})
 
 
-@given(classes, payloads, flaws_from(lambda name: wrong_json(name) | st.just(MISSING)))
+@given(classes, payloads, flaws_from(lambda name: wrong_values(name) | st.just(MISSING)))
 def test_one_error_names_all_that_is_wrong_and_nothing_else(
     cls: Any, payload: Dict[str, Any], flaws: Dict[str, Any]
 ) -> None:
@@ -411,6 +422,14 @@ def test_a_long_tag_gives_a_short_message(part: str, count: int) -> None:
     assert message.splitlines() == [message]
     shown = message.partition(f"; type: expected {TAG!r}, got ")[2]
     assert shown and repr(tag[:64]).startswith(shown)
+
+
+@pytest.mark.parametrize("length", [61, 62, 63, 64])
+def test_a_tag_is_shown_in_64_characters_at_most(length: int) -> None:
+    tag = "x" * length
+    with pytest.raises(ValueError) as caught:
+        ResponseRefusalDoneEvent.from_dict({**EXAMPLE, "type": tag})
+    assert str(caught.value).endswith(f"got {repr(tag)[:64]}")
 
 
 SECRET = "sk-0123456789"
@@ -439,11 +458,11 @@ def test_no_value_and_no_unknown_key_gets_into_a_message(data: Dict[str, Any]) -
     ids=lambda data: type(data).__name__,
 )
 def test_what_is_no_mapping_is_refused(data: Any) -> None:
-    with pytest.raises(TypeError) as caught:
-        ResponseRefusalDoneEvent.from_dict(data)
-    assert str(caught.value) == (
-        f"ResponseRefusalDoneEvent: expected a mapping, got {type(data).__name__}"
-    )
+    for cls in CLASSES:
+        with pytest.raises(TypeError) as caught:
+            cls.from_dict(data)
+        message = f"{cls.__name__}: expected a mapping, got {type(data).__name__}"
+        assert str(caught.value) == message
 
 
 def test_a_long_type_name_is_cut_short() -> None:
@@ -484,7 +503,7 @@ def test_a_copy_keeps_the_fields_of_a_subclass(
 
 
 @each_door
-@given(cls=classes, payload=payloads, flaws=flaws_from(wrong_json))
+@given(cls=classes, payload=payloads, flaws=flaws_from(wrong_values))
 def test_an_event_forced_out_of_its_contract_passes_no_door(
     door: Callable[[Any], Any],
     cls: Any,
@@ -502,7 +521,7 @@ def test_an_event_forced_out_of_its_contract_passes_no_door(
 def test_replace_refuses_what_the_constructor_refuses(
     name: str, event: ResponseRefusalDoneEvent, data: st.DataObject
 ) -> None:
-    value = data.draw(wrong_json(name))
+    value = data.draw(wrong_values(name))
     assert_refused(lambda: replace(event, **{name: value}), {name: value})
 
 
@@ -531,6 +550,14 @@ def test_events_are_equal_and_hash_alike_when_their_payloads_are_equal(
     again = ResponseRefusalDoneEvent.from_dict(dict(payload))
     assert one == again
     assert hash(one) == hash(again)
+
+
+def test_an_event_equals_no_value_of_another_class_and_has_no_order() -> None:
+    event: Any = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
+    for other in (EXAMPLE, tuple(values_of(event).values()), Noted.from_dict(EXAMPLE)):
+        assert event != other
+    with pytest.raises(TypeError):
+        event < event
 
 
 @each_field
@@ -638,9 +665,13 @@ def test_the_first_command_reads_the_published_example() -> None:
 
 
 def test_a_vendored_copy_can_be_checked_where_it_landed(tmp_path: Path) -> None:
-    shutil.copy(str(HERE / "refusal_event.py"), str(tmp_path))
-    printed = printed_by(readme_blocks("sh")[2], tmp_path)
-    assert printed == 'works\n__version__ = "1.0.0"\n'
+    command = readme_blocks("sh")[2]
+    source = (HERE / "refusal_event.py").read_text(encoding="ascii")
+    copy_there = tmp_path / "refusal_event.py"
+    copy_there.write_text(source, encoding="ascii")
+    assert printed_by(command, tmp_path) == 'works\n__version__ = "1.0.0"\n'
+    copy_there.write_text(source.replace(" is int", " is str"), encoding="ascii")
+    assert "works" not in printed_by(command, tmp_path)
 
 
 ITEM = "msg_67ccfcdd16748190a91872c75d38539e09e4d4aac714747c"
@@ -771,6 +802,7 @@ def reader_from(
 ) -> subprocess.Popen[str]:
     """The README's program, as a process that reads from this server."""
     [block] = [b for b in readme_blocks("python") if "urllib.request" in b]
+    assert '"OPENAI_BASE_URL", "https://api.openai.com/v1"' in block
     program = folder / "reader.py"
     program.write_text(block, encoding="utf-8")
     return subprocess.Popen(
@@ -822,7 +854,7 @@ def test_the_reader_outlives_broken_refusals_and_loses_none(tmp_path: Path) -> N
     del no_id["item_id"]
     no_text = refusal_done(refusal=None, sequence_number="9")
     unprintable = refusal_done(refusal="No\ud800.")
-    stream = on_the_wire([no_id, no_text, unprintable], ensure_ascii=True)
+    stream = on_the_wire([no_id, unprintable, no_text], ensure_ascii=True)
     # As other servers write it: bare line feeds, and no space after the colon.
     stream = stream.replace(b"\r\n", b"\n").replace(b"data: ", b"data:")
     with serving(stream, b"", 100_000) as server:
@@ -832,8 +864,8 @@ def test_the_reader_outlives_broken_refusals_and_loses_none(tmp_path: Path) -> N
     assert reader.returncode == 0
     assert stdout.splitlines() == [
         "Model refused: No. (from a broken event)",
-        "Model refused: None (from a broken event)",
         "Model refused: No\\ud800.",
+        "Model refused: None (from a broken event)",
     ]
     assert stderr.splitlines() == [
         "ResponseRefusalDoneEvent: item_id: missing",
