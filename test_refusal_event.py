@@ -244,6 +244,15 @@ def test_json_text_to_event_to_json_text_keeps_the_payload(text: str) -> None:
     assert json.loads(json.dumps(event.to_dict())) == json.loads(text)
 
 
+def test_any_int_and_any_str_are_accepted() -> None:
+    for number in (0, -1, 2**63, -(10**5000)):
+        for text in ("", "\0", "\ud800", "\U0001f645", "x" * 1_000_000):
+            values = {int: number, str: text}
+            payload = {name: values[kind] for name, kind in CONTRACT.items()}
+            payload["type"] = TAG
+            assert ResponseRefusalDoneEvent.from_dict(payload).to_dict() == payload
+
+
 @given(payloads)
 def test_the_constructor_takes_the_fields_by_position_and_by_name(
     payload: Dict[str, Any],
