@@ -29,6 +29,8 @@ _TYPES = {
 }
 
 
+# The next two are functions because, before Python 3.12, a comprehension slows down
+# the whole of a method that it stands in.
 def _held_by(data: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the fields that a mapping holds."""
     # Asked with `in` first, since a defaultdict would invent what it lacks.
@@ -132,11 +134,11 @@ class ResponseRefusalDoneEvent:
     def from_dict(cls: Type[_Event], data: Mapping[str, Any]) -> _Event:
         """Return the event that a payload, such as a decoded JSON object, describes.
 
-        Keys that are no field are ignored, and the payload is left as it was.
+        Unknown keys are ignored, and the payload is left as it was.
 
-        Raises what the class raises, and also TypeError if `data` is no mapping and
-        ValueError if fields are missing. All that is wrong with the fields comes in one
-        message; a TypeError goes before a ValueError.
+        Raises what the class raises, and also TypeError if `data` is not a mapping and
+        ValueError if fields are missing. One message names all that is wrong with the
+        fields; the error is a TypeError if any value is of the wrong type.
         """
         if type(data) is not dict:
             if not isinstance(data, abc.Mapping):
