@@ -214,6 +214,8 @@ classes = st.sampled_from(CLASSES)
 each_field = pytest.mark.parametrize("name", CONTRACT)
 each_copy = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 each_door = pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+# One check stands behind every door, so that each door needs but a few examples.
+few = settings(max_examples=25)
 
 
 # What goes in, and what comes out.
@@ -495,6 +497,7 @@ def test_a_long_type_name_is_cut_short() -> None:
 
 
 @each_copy
+@few
 @given(cls=classes, payload=payloads)
 def test_a_copy_is_an_equal_event_of_the_same_class(
     copied: Callable[[Any], Any], cls: Any, payload: Dict[str, Any]
@@ -521,6 +524,7 @@ def test_a_copy_keeps_the_fields_of_a_subclass(
 
 
 @each_door
+@few
 @given(cls=classes, payload=payloads, flaws=flaws_from(wrong_values))
 def test_an_event_forced_out_of_its_contract_passes_no_door(
     door: Callable[[Any], Any],
