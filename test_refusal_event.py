@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections import ChainMap, OrderedDict, UserDict, defaultdict
@@ -19,7 +20,8 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import combinations
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event as Signal
+from threading import Thread, Timer
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, get_type_hints
 from unittest.mock import ANY, Mock
@@ -98,7 +100,7 @@ class Noted(ResponseRefusalDoneEvent):
 
     note: str = ""
     labels: List[str] = field(default_factory=list)
-    length: int = field(init=False, default=0)
+    length: int = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -398,6 +400,15 @@ def test_a_field_is_missing_when_the_mapping_does_not_hold_it(
     assert list(data) == list(kept)
 
 
+@each_mapping
+def test_a_wrong_value_in_any_mapping_is_refused(
+    mapping: Callable[[Any], Mapping[str, Any]],
+) -> None:
+    data = mapping({**EXAMPLE, "item_id": None, "refusal": 0})
+    flaws = {"item_id": None, "refusal": 0}
+    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(data), flaws)
+
+
 @each_field
 def test_the_constructor_requires_every_field(name: str) -> None:
     kept = {key: value for key, value in EXAMPLE.items() if key != name}
@@ -633,6 +644,8 @@ def test_an_event_can_be_matched() -> None:
 def test_the_public_surface_is_the_class_and_the_version() -> None:
     assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
     assert refusal_event.__version__ == "1.0.0"
+    names = [name for name in vars(ResponseRefusalDoneEvent) if name[0] != "_"]
+    assert sorted(names) == sorted([*CONTRACT, "from_dict", "to_dict"])
 
 
 def test_the_file_is_ascii_and_names_its_licence_first() -> None:
@@ -649,8 +662,9 @@ def test_a_string_under_each_field_documents_it() -> None:
             assert ast.literal_eval(documentation.value)
 
 
-def test_the_file_runs_alone_and_without_a_warning() -> None:
-    """With no site-packages, no environment, and no folder on the path but its own."""
+def test_the_file_runs_alone_and_without_a_warning(tmp_path: Path) -> None:
+    """With no site-packages, no environment, and nothing beside it on the path."""
+    shutil.copy(str(HERE / "refusal_event.py"), str(tmp_path))
     program = (
         "import json, pickle, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
@@ -659,11 +673,12 @@ def test_the_file_runs_alone_and_without_a_warning() -> None:
         "print(json.dumps(pickle.loads(pickle.dumps(event)).to_dict()))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(HERE)],
+        [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(tmp_path)],
         input=json.dumps(EXAMPLE),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == EXAMPLE
@@ -686,6 +701,7 @@ def printed_by(command: str, folder: Path) -> str:
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,
         universal_newlines=True,
+        timeout=60,
         check=True,
     ).stdout
 
@@ -751,7 +767,7 @@ def refusal_stream() -> List[Dict[str, Any]]:
     }
     at_part = {"item_id": ITEM, "output_index": 0, "content_index": 0}
     deltas = re.findall(r"\S+\s*", REFUSAL)
-    payloads: List[Dict[str, Any]] = [
+    sent: List[Dict[str, Any]] = [
         {"type": "response.created", "response": response},
         {"type": "response.in_progress", "response": response},
         {"type": "response.output_item.added", "output_index": 0, "item": item},
@@ -762,17 +778,17 @@ def refusal_stream() -> List[Dict[str, Any]]:
         {"type": "response.output_item.done", "output_index": 0, "item": done_item},
         {"type": "response.completed", "response": done_response},
     ]
-    return [{**payload, "sequence_number": n} for n, payload in enumerate(payloads)]
+    return [{**payload, "sequence_number": n} for n, payload in enumerate(sent)]
 
 
-def on_the_wire(payloads: List[Dict[str, Any]], ensure_ascii: bool = False) -> bytes:
+def on_the_wire(sent: List[Dict[str, Any]], ensure_ascii: bool = False) -> bytes:
     """Server-sent events, with a keep-alive and an event of the future before each."""
     future = {"type": "response.future", "text": "a response.refusal.done is to come"}
     lines = []
-    for payload in payloads:
+    for payload in sent:
         lines += [": keep-alive", "", "event: response.future"]
         lines += ["data: " + json.dumps(future), ""]
-        lines += ["event: " + payload["type"]]
+        lines += ["event: " + payload.get("type", "message")]
         lines += ["data: " + json.dumps(payload, ensure_ascii=ensure_ascii), ""]
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
 
@@ -785,7 +801,7 @@ class Server(HTTPServer):
         self.before = before
         self.after = after
         self.chunk = chunk
-        self.go_on = Event()
+        self.go_on = Signal()
         self.waited_in_vain = False
         self.requests: List[Any] = []
 
@@ -828,15 +844,16 @@ def serving(before: bytes, after: bytes, chunk: int) -> Iterator[Server]:
             thread.join()
 
 
-def reader_from(
+@contextmanager
+def reading_from(
     server: Server, folder: Path, base_path: str = "/v1"
-) -> subprocess.Popen[str]:
+) -> Iterator[subprocess.Popen[str]]:
     """The README's program, as a process that reads from this server."""
     [block] = [b for b in readme_blocks("python") if "urllib.request" in b]
     assert '"OPENAI_BASE_URL", "https://api.openai.com/v1"' in block
     program = folder / "reader.py"
     program.write_text(block, encoding="utf-8")
-    return subprocess.Popen(
+    reader = subprocess.Popen(
         [sys.executable, "-W", "error", str(program)],
         env={
             **os.environ,
@@ -852,6 +869,15 @@ def reader_from(
         stderr=subprocess.PIPE,
         encoding="utf-8",
     )
+    # A reader that hangs ends with its test, and its test with it.
+    watchdog = Timer(60, reader.kill)
+    watchdog.start()
+    with reader:
+        try:
+            yield reader
+        finally:
+            watchdog.cancel()
+            reader.kill()
 
 
 @pytest.mark.parametrize(
@@ -860,12 +886,12 @@ def reader_from(
 def test_the_reader_prints_a_refusal_while_the_stream_goes_on(
     tmp_path: Path, chunk: int, base_path: str
 ) -> None:
-    payloads = refusal_stream()
-    middle = 1 + [payload["type"] for payload in payloads].index(TAG)
-    before = on_the_wire(payloads[:middle])
-    after = on_the_wire(payloads[middle:]) + b"data: [DONE]\r\n\r\n"
+    sent = refusal_stream()
+    middle = 1 + [payload["type"] for payload in sent].index(TAG)
+    before = on_the_wire(sent[:middle])
+    after = on_the_wire(sent[middle:]) + b"data: [DONE]\r\n\r\n"
     with serving(before, after, chunk) as server:
-        with reader_from(server, tmp_path, base_path) as reader:
+        with reading_from(server, tmp_path, base_path) as reader:
             assert reader.stdout
             assert reader.stdout.readline() == f"Model refused: {REFUSAL}\n"
             server.go_on.set()
@@ -883,14 +909,16 @@ def test_the_reader_prints_a_refusal_while_the_stream_goes_on(
 def test_the_reader_outlives_broken_refusals_and_loses_none(tmp_path: Path) -> None:
     no_id = refusal_done(refusal="No.")
     del no_id["item_id"]
-    no_text = refusal_done(refusal=None, sequence_number="9")
+    no_text = refusal_done(sequence_number="9")
+    del no_text["refusal"]
+    no_type = {"note": "not a response.refusal.done"}
     unprintable = refusal_done(refusal="No\ud800.")
-    stream = on_the_wire([no_id, unprintable, no_text], ensure_ascii=True)
+    stream = on_the_wire([no_type, no_id, unprintable, no_text], ensure_ascii=True)
     # As other servers write it: bare line feeds, and no space after the colon.
     stream = stream.replace(b"\r\n", b"\n").replace(b"data: ", b"data:")
     with serving(stream, b"", 100_000) as server:
         server.go_on.set()
-        with reader_from(server, tmp_path) as reader:
+        with reading_from(server, tmp_path) as reader:
             stdout, stderr = reader.communicate()
     assert reader.returncode == 0
     assert stdout.splitlines() == [
@@ -900,6 +928,6 @@ def test_the_reader_outlives_broken_refusals_and_loses_none(tmp_path: Path) -> N
     ]
     assert stderr.splitlines() == [
         "ResponseRefusalDoneEvent: item_id: missing",
-        "ResponseRefusalDoneEvent: refusal: expected str, got NoneType; "
+        "ResponseRefusalDoneEvent: refusal: missing; "
         "sequence_number: expected int, got str",
     ]
