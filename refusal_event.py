@@ -136,9 +136,8 @@ class ResponseRefusalDoneEvent:
 
         Unknown keys are ignored, and the payload is left as it was.
 
-        Raises what the class raises, and also TypeError if `data` is not a mapping and
-        ValueError if fields are missing. One message names all that is wrong with the
-        fields; the error is a TypeError if any value is of the wrong type.
+        Raises TypeError if `data` is not a mapping, and otherwise what the class raises;
+        a missing field is named in the same message, and is a ValueError like a wrong tag.
         """
         if type(data) is not dict:
             if not isinstance(data, abc.Mapping):
