@@ -714,11 +714,13 @@ def test_the_first_command_reads_the_published_example() -> None:
 def test_a_vendored_copy_can_be_checked_where_it_landed(tmp_path: Path) -> None:
     command = readme_blocks("sh")[2]
     source = (HERE / "refusal_event.py").read_text(encoding="ascii")
-    copy_there = tmp_path / "refusal_event.py"
-    copy_there.write_text(source, encoding="ascii")
-    assert printed_by(command, tmp_path) == 'works\n__version__ = "1.0.0"\n'
-    copy_there.write_text(source.replace(" is int", " is str"), encoding="ascii")
-    assert "works" not in printed_by(command, tmp_path)
+    # A folder each, since bytecode of the one would do for the other.
+    for folder, text in [("good", source), ("bad", source.replace(" is int", " is str"))]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "refusal_event.py").write_text(text, encoding="ascii")
+    printed = printed_by(command, tmp_path / "good")
+    assert printed == 'works\n__version__ = "1.0.0"\n'
+    assert "works" not in printed_by(command, tmp_path / "bad")
 
 
 ITEM = "msg_67ccfcdd16748190a91872c75d38539e09e4d4aac714747c"
