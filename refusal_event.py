@@ -136,8 +136,8 @@ class ResponseRefusalDoneEvent:
 
         Unknown keys are ignored, and the payload is left as it was.
 
-        Raises TypeError if `data` is not a mapping, and otherwise what the class raises;
-        a missing field is named in the same message, and is a ValueError like a wrong tag.
+        Raises TypeError if `data` is not a mapping, and otherwise what the class raises,
+        where a missing field counts like a wrong tag: as a ValueError, all in one message.
         """
         if type(data) is not dict:
             if not isinstance(data, abc.Mapping):
