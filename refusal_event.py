@@ -10,16 +10,15 @@ as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3
 """
 
 from collections import abc
-from dataclasses import dataclass, fields
-from typing import Any, Dict, Literal, Mapping, Tuple, Type, TypeVar
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Dict, List, Literal, Mapping, Tuple, Type, final
 
 __all__ = ["ResponseRefusalDoneEvent"]
 __version__ = "1.0.0"
 
-_Event = TypeVar("_Event", bound="ResponseRefusalDoneEvent")
-
 _TAG = "response.refusal.done"
-_TYPES = {
+_TYPES = {  # in the order of the fields, because copying is by position
     "content_index": int,
     "item_id": str,
     "output_index": int,
@@ -27,45 +26,37 @@ _TYPES = {
     "sequence_number": int,
     "type": str,
 }
+_values_of = attrgetter(*_TYPES)
 
 
-# The next two are functions because, before Python 3.12, a comprehension slows down
-# the whole of a method that it stands in.
-def _held_by(data: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the fields that a mapping holds."""
-    # Asked with `in` first, since a defaultdict would invent what it lacks.
+def _fields_of(data: object) -> Dict[str, Any]:
+    """Return the fields found in `data`; raise TypeError if it is not a mapping."""
+    if not isinstance(data, abc.Mapping):
+        got = type(data).__name__
+        raise TypeError(f"ResponseRefusalDoneEvent: expected a mapping, got {got:.30}")
+    # Asking with `in` first keeps a defaultdict from adding the missing keys.
     return {field: data[field] for field in _TYPES if field in data}
 
 
-def _values_of(event: "ResponseRefusalDoneEvent") -> Dict[str, Any]:
-    """Return the six fields of an event, whatever they are."""
-    return {field: getattr(event, field) for field in _TYPES}
-
-
-def _error(cls: type, values: Mapping[str, Any]) -> Exception:
+def _error(values: Mapping[str, Any]) -> Exception:
     """Return the exception that names every field missing or wrong among the values."""
-    kind: Type[Exception] = ValueError
-    problems = []
+    error_class: Type[Exception] = ValueError
+    problems: List[str] = []
     for field, expected in _TYPES.items():
         if field not in values:
             problems.append(f"{field}: missing")
         elif type(values[field]) is not expected:
-            kind = TypeError
-            # Cut short, as is a tag, so that six of them fit in one line of a log.
-            came = type(values[field]).__name__
-            problems.append(f"{field}: expected {expected.__name__}, got {came:.30}")
+            error_class = TypeError
+            got = type(values[field]).__name__
+            problems.append(f"{field}: expected {expected.__name__}, got {got:.30}")
         elif field == "type" and values[field] != _TAG:
             # Cut before repr, which would copy a huge tag, and after, for its escapes.
-            came = repr(values[field][:64])
-            problems.append(f"{field}: expected {_TAG!r}, got {came:.64}")
-    return kind(f"{cls.__name__}: {'; '.join(problems)}")
+            got = repr(values[field][:64])
+            problems.append(f"{field}: expected {_TAG!r}, got {got:.64}")
+    return error_class("ResponseRefusalDoneEvent: " + "; ".join(problems))
 
 
-def _rebuild(cls: Type[_Event], values: Dict[str, Any]) -> _Event:
-    """Call the class with its fields by name, to copy or unpickle an event."""
-    return cls(**values)
-
-
+@final
 @dataclass(frozen=True)
 class ResponseRefusalDoneEvent:
     """The event that completes a refusal, with the whole text of it.
@@ -73,12 +64,12 @@ class ResponseRefusalDoneEvent:
     All six fields are required, and each is of exactly the annotated type: a bool or
     any other subclass is refused, and nothing is converted. Any int and any str will
     do, except in `type`. Events cannot be changed; they compare and hash by value.
+    To add to an event, hold it in a class of your own.
 
     Raises TypeError if a value is of the wrong type, or else ValueError if `type` is
     another tag. The message is one line that names every wrong field and shows no
     value but a wrong tag, cut short. However an event is made (`from_dict`, `replace`,
-    copying and unpickling too), it is checked in this way. A subclass is as well; one
-    that has a `__post_init__` of its own must call the inherited one.
+    copying and unpickling too), it is checked in this way.
 
     >>> event = ResponseRefusalDoneEvent.from_dict({
     ...     "type": "response.refusal.done",
@@ -95,7 +86,7 @@ class ResponseRefusalDoneEvent:
     TypeError: ResponseRefusalDoneEvent: content_index: expected int, got str
     """
 
-    # Written out, since dataclass(slots=True) needs Python 3.10.
+    # Set here because dataclass(slots=True) needs Python 3.10.
     __slots__ = tuple(_TYPES)
 
     content_index: int
@@ -117,8 +108,8 @@ class ResponseRefusalDoneEvent:
     """The event's tag, always this value."""
 
     def __post_init__(self) -> None:
-        """Check every field; the class's docstring says what is raised."""
-        # Spelled out for speed: a loop over _TYPES makes from_dict a third slower.
+        """Check every field, as the class describes."""
+        # Spelled out because a loop over _TYPES makes from_dict about a third slower.
         if not (
             type(self.content_index) is int
             and type(self.item_id) is str
@@ -128,24 +119,22 @@ class ResponseRefusalDoneEvent:
             and type(self.type) is str
             and self.type == _TAG
         ):
-            raise _error(type(self), _values_of(self))
+            raise _error(dict(zip(_TYPES, _values_of(self))))
 
     @classmethod
-    def from_dict(cls: Type[_Event], data: Mapping[str, Any]) -> _Event:
-        """Return the event that a payload, such as a decoded JSON object, describes.
+    def from_dict(cls, data: Mapping[str, Any]) -> "ResponseRefusalDoneEvent":
+        """Return the event described by a mapping, such as a decoded JSON object.
 
-        Unknown keys are ignored, and the payload is left as it was.
-
-        Raises TypeError if `data` is not a mapping, and otherwise what the class raises,
-        where a missing field counts like a wrong tag: as a ValueError, all in one message.
+        Unknown keys are ignored, and the mapping is not changed. Raises TypeError if
+        `data` is not a mapping, and otherwise what the class raises. Missing fields are
+        named in the same message, and raise ValueError if no value has the wrong type.
         """
-        if type(data) is not dict:
-            if not isinstance(data, abc.Mapping):
-                came = type(data).__name__
-                raise TypeError(f"{cls.__name__}: expected a mapping, got {came:.30}")
-            data = _held_by(data)
+        # With type(data) first, pyright would lose the declared type.
+        if dict is not type(data):
+            data = _fields_of(data)
         try:
-            values = (
+            # By position because keywords make this about a fifth slower.
+            return cls(
                 data["content_index"],
                 data["item_id"],
                 data["output_index"],
@@ -154,16 +143,14 @@ class ResponseRefusalDoneEvent:
                 data["type"],
             )
         except KeyError:
-            raise _error(cls, data) from None
-        # By position for speed: keywords make from_dict a quarter slower.
-        return cls(*values)
+            raise _error(data) from None
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the payload: a new dict of the six fields, in order, for `json.dumps`.
+        """Return a new dict of the fields, in declared order, ready for `json.dumps`.
 
-        Raises what the class raises, if the event was forced out of its contract.
+        Raises what the class raises if `object.__setattr__` has made the event invalid.
         """
-        ResponseRefusalDoneEvent.__post_init__(self)
+        self.__post_init__()
         return {
             "content_index": self.content_index,
             "item_id": self.item_id,
@@ -174,6 +161,5 @@ class ResponseRefusalDoneEvent:
         }
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        """Copy and pickle as a call of the class, so that the copy is checked too."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        return _rebuild, (type(self), values)
+        """Copy and pickle by calling the class, so that the copy is checked too."""
+        return type(self), _values_of(self)
