@@ -12,6 +12,7 @@ as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3
 from collections import abc
 from dataclasses import dataclass
 from operator import attrgetter
+from reprlib import Repr
 from typing import Any, Dict, List, Literal, Mapping, Tuple, Type, final
 
 __all__ = ["ResponseRefusalDoneEvent"]
@@ -50,9 +51,10 @@ def _error(values: Mapping[str, Any]) -> Exception:
             got = type(values[field]).__name__
             problems.append(f"{field}: expected {expected.__name__}, got {got:.30}")
         elif field == "type" and values[field] != _TAG:
-            # Cut before repr, which would copy a huge tag, and after, for its escapes.
-            got = repr(values[field][:64])
-            problems.append(f"{field}: expected {_TAG!r}, got {got:.64}")
+            shorten = Repr()
+            shorten.maxstring = 64
+            got = shorten.repr(values[field])
+            problems.append(f"{field}: expected {_TAG!r}, got {got}")
     return error_class("ResponseRefusalDoneEvent: " + "; ".join(problems))
 
 
