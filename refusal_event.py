@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT-0
 """OpenAI's `response.refusal.done` event as a checked dataclass, in one file to copy.
 
-The Responses API, when it streams, ends a refusal with this event: the complete text
-in which the model declined. This file reads and writes it where the official SDK
-cannot be installed or is too large. It needs Python 3.8 or later and nothing else.
+The streaming Responses API ends a refusal with this event. The file needs nothing but
+Python 3.8 or later, so it runs where the official SDK cannot.
 
 The contract is the schema `ResponseRefusalDoneEvent` of OpenAI's OpenAPI description,
 as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3.54.0.
@@ -16,7 +15,7 @@ from reprlib import Repr
 from typing import Any, Dict, List, Literal, Mapping, Tuple, Type, final
 
 __all__ = ["ResponseRefusalDoneEvent"]
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 _TAG = "response.refusal.done"
 _TYPES = {  # in the order of the fields, because copying is by position
@@ -40,7 +39,7 @@ def _fields_of(data: object) -> Dict[str, Any]:
 
 
 def _error(values: Mapping[str, Any]) -> Exception:
-    """Return the exception that names every field missing or wrong among the values."""
+    """Return the error for all missing and wrong fields, in under 500 characters."""
     error_class: Type[Exception] = ValueError
     problems: List[str] = []
     for field, expected in _TYPES.items():
@@ -61,17 +60,16 @@ def _error(values: Mapping[str, Any]) -> Exception:
 @final
 @dataclass(frozen=True)
 class ResponseRefusalDoneEvent:
-    """The event that completes a refusal, with the whole text of it.
+    """Emitted when a refusal is complete; carries its full text.
 
-    All six fields are required, and each is of exactly the annotated type: a bool or
-    any other subclass is refused, and nothing is converted. Any int and any str will
-    do, except in `type`. Events cannot be changed; they compare and hash by value.
-    To add to an event, hold it in a class of your own.
+    All fields are required. Each value must have exactly the annotated type: a bool or
+    any other subclass is refused, and nothing is converted. Any int and any str is
+    valid, except in `type`. Events cannot be changed; they compare and hash by value.
+    To add data to an event, hold it in a class of your own.
 
-    Raises TypeError if a value is of the wrong type, or else ValueError if `type` is
-    another tag. The message is one line that names every wrong field and shows no
-    value but a wrong tag, cut short. However an event is made (`from_dict`, `replace`,
-    copying and unpickling too), it is checked in this way.
+    Raises TypeError if a value has the wrong type, and otherwise ValueError if `type`
+    is not the tag. The message is one line that names every wrong field and shows no
+    value except a wrong tag, shortened. Replacing, copying and unpickling check too.
 
     >>> event = ResponseRefusalDoneEvent.from_dict({
     ...     "type": "response.refusal.done",
@@ -92,13 +90,13 @@ class ResponseRefusalDoneEvent:
     __slots__ = tuple(_TYPES)
 
     content_index: int
-    """Index of the content part, within the output item, whose refusal is complete."""
+    """Index, within the output item, of the content part that holds the refusal."""
 
     item_id: str
-    """Id of the output item that holds the refusal."""
+    """ID of the output item that holds the refusal."""
 
     output_index: int
-    """Index of that output item in the response."""
+    """Index of the output item in the response."""
 
     refusal: str
     """The complete refusal text."""
@@ -107,7 +105,7 @@ class ResponseRefusalDoneEvent:
     """Position of this event in the stream."""
 
     type: Literal["response.refusal.done"]
-    """The event's tag, always this value."""
+    """The event's tag, always `response.refusal.done`."""
 
     def __post_init__(self) -> None:
         """Check every field, as the class describes."""
