@@ -1,46 +1,48 @@
-"""The contract of the `response.refusal.done` event, each test one law of it."""
+"""The contract of the `response.refusal.done` event, as laws that the file must keep."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import importlib
 import json
 import os
 import pickle
+import pickletools
 import re
-import shutil
 import subprocess
 import sys
 from collections import ChainMap, OrderedDict, UserDict, defaultdict
-from contextlib import contextmanager
-from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
-from decimal import Decimal
-from enum import Enum, IntEnum
+from dataclasses import FrozenInstanceError, fields, replace
 from functools import partial
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import combinations
+from importlib.metadata import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from threading import Event as Signal
-from threading import Thread, Timer
+from threading import Thread
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, get_type_hints
-from unittest.mock import ANY, Mock
+from typing import Any, Callable, Dict, Iterator, Literal, Mapping, get_type_hints
+from unittest.mock import ANY, MagicMock, Mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import refusal_event
-from refusal_event import ResponseRefusalDoneEvent
+from refusal_event import ResponseRefusalDoneEvent as Event
 
-# A slow machine is no failure: nothing here is a matter of time.
-settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("unhurried")
+Payload = Dict[str, Any]
 
-HERE = Path(__file__).resolve().parent
 TAG = "response.refusal.done"
+EXAMPLE: Payload = {
+    "type": TAG,
+    "item_id": "item-abc",
+    "output_index": 1,
+    "content_index": 2,
+    "refusal": "final refusal text",
+    "sequence_number": 1,
+}
 CONTRACT = {
     "content_index": int,
     "item_id": str,
@@ -49,887 +51,599 @@ CONTRACT = {
     "sequence_number": int,
     "type": str,
 }
-EXAMPLE = {
-    "type": "response.refusal.done",
-    "item_id": "item-abc",
-    "output_index": 1,
-    "content_index": 2,
-    "refusal": "final refusal text",
-    "sequence_number": 1,
-}
-MISSING = object()
 
+# Without deadlines, because they fail on a slow machine.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
-class Index(int):
-    """An int to isinstance, and not to the contract."""
-
-
-class Text(str):
-    """A str to isinstance, and not to the contract."""
-
-
-NESTED = type("Nested", (int,), {"__qualname__": "Outer.Nested"})()
-LONG_NAMED = type("X" * 999, (int,), {})()
-
-
-class Number(IntEnum):
-    ONE = 1
-
-
-class Tag(str, Enum):
-    DONE = TAG
-
-
-class Agreeable(type):
-    """A class that says that it equals any other, as its instances do."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = type.__hash__
-
-
-class Chameleon(metaclass=Agreeable):
-    __eq__ = Agreeable.__eq__
-    __hash__ = object.__hash__
-
-
-@dataclass(frozen=True)
-class Noted(ResponseRefusalDoneEvent):
-    """A subclass with fields of its own, one of which no caller can give."""
-
-    note: str = ""
-    labels: List[str] = field(default_factory=list)
-    length: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "length", len(self.refusal))
-
-
-CLASSES = [ResponseRefusalDoneEvent, Noted]
-if sys.version_info >= (3, 10):
-
-    @dataclass(frozen=True, kw_only=True, slots=True)
-    class Slotted(ResponseRefusalDoneEvent):
-        """A subclass with slots, and with fields that are given by name alone."""
-
-        note: str = ""
-        labels: List[str] = field(default_factory=list)
-
-    CLASSES.append(Slotted)
-
-
-integers = st.integers()
-texts = st.text(st.characters())  # characters() holds lone surrogates, text() does not
+texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
+values = {int: st.integers(), str: texts}
+payloads = st.fixed_dictionaries(
+    {**{field: values[CONTRACT[field]] for field in EXAMPLE}, "type": st.just(TAG)}
+)
 json_values = st.recursive(
-    st.none() | st.booleans() | integers | st.floats() | texts,
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
-    max_leaves=5,
+    max_leaves=3,
 )
-right_values: Dict[str, st.SearchStrategy[Any]] = {
-    name: integers if kind is int else texts for name, kind in CONTRACT.items()
-}
-right_values["type"] = st.just(TAG)
-payloads = (
-    st.fixed_dictionaries(right_values)
-    .flatmap(lambda payload: st.permutations(list(payload.items())))
-    .map(dict)
+
+
+def is_wrong(field: str, value: object) -> bool:
+    return value != TAG if field == "type" else type(value) is not CONTRACT[field]
+
+
+wrong_values = st.fixed_dictionaries(
+    {},
+    optional={name: json_values.filter(partial(is_wrong, name)) for name in CONTRACT},
+).filter(bool)
+
+
+def with_text(text: str) -> Payload:
+    return {**EXAMPLE, "item_id": text, "refusal": text}
+
+
+class TestRoundTrip:
+    """A payload is read into the six fields, and given back bit for bit."""
+
+    @given(payloads)
+    @example(EXAMPLE)
+    @example(with_text(""))
+    @example(with_text(" \t\r\n a\r\nb\u2028\x85 "))
+    @example(with_text("\0a\0"))
+    @example(with_text("\ufeffe\u0301\u200b &amp; %41 \ud83d"))
+    @example(with_text("a" * 2**20))
+    @example({**EXAMPLE, "content_index": -1, "output_index": 2**64})
+    def test_a_payload_comes_back_as_it_went_in(self, payload: Payload) -> None:
+        event = Event.from_dict(payload)
+        assert event == Event(**payload)
+        assert event == Event(*(payload[field] for field in CONTRACT))
+        assert {field: getattr(event, field) for field in CONTRACT} == payload
+        # JSON text tells 1 from True and 1.0, and one order of keys from another.
+        in_order = json.dumps({field: payload[field] for field in CONTRACT})
+        assert json.dumps(event.to_dict()) == in_order
+
+    def test_results_of_to_dict_are_dicts_that_share_nothing(self) -> None:
+        event = Event(**EXAMPLE)
+        result = event.to_dict()
+        assert type(result) is dict
+        replace(event, refusal="another text").to_dict()
+        assert result == EXAMPLE
+        result.clear()
+        assert event.to_dict() == EXAMPLE
+
+
+def error_of(make: Callable[..., object], *args: Any, **kwargs: Any) -> Exception:
+    """Return the error that a call raises, which a log can show on its own."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(*args, **kwargs)
+    error = caught.value
+    assert not error.__cause__ and (not error.__context__ or error.__suppress_context__)
+    return error
+
+
+PROBLEM = re.compile(
+    r"(\w+): (?:missing|expected (?:int|str), "
+    r"got (?:NoneType|bool|int|float|str|list|dict))(?:; |$)"
 )
-events = payloads.map(ResponseRefusalDoneEvent.from_dict)
-unknown_keys = st.dictionaries(
-    (texts | integers).filter(lambda key: key not in CONTRACT), json_values, min_size=1
-)
-other_tags = texts.filter(lambda tag: tag != TAG)
-short_tags = other_tags.filter(lambda tag: len(repr(tag)) <= 64)
 
 
-def wrong_types(name: str) -> st.SearchStrategy[Any]:
-    return json_values.filter(lambda value: type(value) is not CONTRACT[name])
+def fields_named_by(error: Exception) -> list[str]:
+    """Return the fields that a message names; check that it shows at most a wrong tag."""
+    message = str(error)
+    assert len(message) < 500
+    assert message.splitlines() == [message]
+    problems, _, tag = message.partition("type: expected 'response.refusal.done', got ")
+    assert len(tag) <= 64
+    assert PROBLEM.sub("", problems) == "ResponseRefusalDoneEvent: "
+    return PROBLEM.findall(problems) + ["type"] * bool(tag)
 
 
-def wrong_values(name: str) -> st.SearchStrategy[Any]:
-    return wrong_types(name) | short_tags if name == "type" else wrong_types(name)
+class TestFromDict:
+    """Any mapping is read; unknown keys are ignored; the input is left as it was."""
 
+    # Keys that other APIs and later versions put around or beside a payload.
+    ENVELOPES = "agent body data delta error event id message object payload response"
+    unknown_keys = (texts | st.integers()).filter(lambda key: key not in CONTRACT)
+    unknown_values = st.dictionaries(unknown_keys, json_values, max_size=2)
 
-def flaws_from(values: Callable[[str], st.SearchStrategy[Any]]) -> Any:
-    """At least one of the fields, each with a value for it."""
-    optional = {name: values(name) for name in CONTRACT}
-    return st.fixed_dictionaries({}, optional=optional).filter(bool)
+    @given(payloads, unknown_values)
+    @example(EXAMPLE, {name: {**EXAMPLE, "item_id": "x"} for name in ENVELOPES.split()})
+    @example(EXAMPLE, {name: "x" for name in ENVELOPES.split()})
+    def test_unknown_keys_do_nothing(self, payload: Payload, unknown: Payload) -> None:
+        data = {**unknown, **payload}
+        before = copy.deepcopy(list(data.items()))
+        assert Event.from_dict(data).to_dict() == payload
+        assert list(data.items()) == before
+        error = error_of(Event.from_dict, unknown)
+        assert fields_named_by(error) == list(CONTRACT)
 
+    class DictOfLists(Dict[str, Any]):
+        """Like the MultiDict of a web framework, gives the first value of each list."""
 
-def complaint(name: str, value: object) -> str:
-    if value is MISSING:
-        return f"{name}: missing"
-    if type(value) is not CONTRACT[name]:
-        came = type(value).__name__[:30]
-        return f"{name}: expected {CONTRACT[name].__name__}, got {came}"
-    return f"{name}: expected {TAG!r}, got {value!r}"
+        def __init__(self, data: Payload) -> None:
+            super().__init__((key, [value]) for key, value in data.items())
 
+        def __getitem__(self, key: str) -> Any:
+            return super().__getitem__(key)[0]
 
-def assert_refused(
-    make: Callable[[], object],
-    flaws: Mapping[str, object],
-    cls: type = ResponseRefusalDoneEvent,
-) -> None:
-    """Expect one error that names these flaws, in the contract's order, and no more."""
-    wrong_type = any(
-        value is not MISSING and type(value) is not CONTRACT[name]
-        for name, value in flaws.items()
+    @pytest.mark.parametrize(
+        "mapping",
+        [MappingProxyType, ChainMap, OrderedDict, UserDict, DictOfLists]
+        + [partial(defaultdict, int)],
     )
-    complaints = [complaint(name, flaws[name]) for name in CONTRACT if name in flaws]
-    with pytest.raises(TypeError if wrong_type else ValueError) as caught:
-        make()
-    assert str(caught.value) == f"{cls.__name__}: {'; '.join(complaints)}"
-    # A log shows this error alone, without one that led to it.
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    def test_a_mapping_is_asked_for_the_fields_that_it_holds(
+        self, mapping: Callable[[Payload], Mapping[str, Any]]
+    ) -> None:
+        event = Event.from_dict(mapping({**EXAMPLE, "agent": {}}))
+        assert event.to_dict() == EXAMPLE
+        for field in CONTRACT:
+            data = mapping({key: EXAMPLE[key] for key in EXAMPLE if key != field})
+            error = error_of(Event.from_dict, data)
+            assert str(error) == f"ResponseRefusalDoneEvent: {field}: missing"
+            assert field not in list(data)
+
+    def test_what_is_not_a_mapping_is_refused(self) -> None:
+        for data, name in [
+            (None, "NoneType"),
+            (json.dumps(EXAMPLE), "str"),
+            (json.dumps(EXAMPLE).encode(), "bytes"),
+            (list(EXAMPLE.items()), "list"),
+            (Event(**EXAMPLE), "ResponseRefusalDoneEvent"),
+            (dict, "type"),
+            (type("X" * 99, (), {})(), "X" * 30),
+        ]:
+            error = error_of(Event.from_dict, data)
+            assert type(error) is TypeError
+            expected = "ResponseRefusalDoneEvent: expected a mapping"
+            assert str(error) == f"{expected}, got {name}"
 
 
-def values_of(event: ResponseRefusalDoneEvent) -> Dict[str, Any]:
-    return {name: getattr(event, name) for name in CONTRACT}
+class TestErrors:
+    """One error names every field that is missing or wrong, and shows only a wrong tag."""
+
+    @given(payloads, wrong_values, st.sets(st.sampled_from(sorted(CONTRACT))))
+    @example(EXAMPLE, {"item_id": None, "type": "x"}, {"refusal"})
+    @example(EXAMPLE, {"type": "x"}, {"refusal"})
+    def test_every_missing_and_wrong_field_is_named(
+        self, payload: Payload, wrong: Payload, missing: set[str]
+    ) -> None:
+        data = {**payload, **wrong}
+        for field in missing:
+            del data[field]
+        error = error_of(Event.from_dict, data)
+        assert fields_named_by(error) == sorted({*wrong, *missing})
+        wrong_type = any(type(data[field]) is not CONTRACT[field] for field in data)
+        assert type(error) is (TypeError if wrong_type else ValueError)
+
+    def test_only_the_exact_type_is_accepted(self) -> None:
+        values = [1, TAG, True, 1.0, None, b"1", ["x" * 99], {}, int, ANY]
+        values += [Mock(spec=int), Mock(spec=str), HTTPStatus.OK]
+        values += [type("Index", (int,), {})(1), type("Text", (str,), {})(TAG)]
+        for field, expected in CONTRACT.items():
+            for value in values:
+                if type(value) is not expected:
+                    error = error_of(Event.from_dict, {**EXAMPLE, field: value})
+                    assert type(error) is TypeError
+                    assert str(error) == (
+                        f"ResponseRefusalDoneEvent: {field}: expected "
+                        f"{expected.__name__}, got {type(value).__name__}"
+                    )
+
+    def test_only_the_exact_tag_is_accepted(self) -> None:
+        for tag, shown in [
+            ("", "''"),
+            ("response.refusal.delta", "'response.refusal.delta'"),
+            ("response.refusal.don", "'response.refusal.don'"),
+            ("response.refusal.done\n", r"'response.refusal.done\n'"),
+            (" response.refusal.done", "' response.refusal.done'"),
+            ("Response.Refusal.Done", "'Response.Refusal.Done'"),
+            ("x" * 62, "'" + "x" * 62 + "'"),
+            ("x" * 63, "'" + "x" * 29 + "..." + "x" * 30 + "'"),
+            ("x" * 10_000_000, "'" + "x" * 29 + "..." + "x" * 30 + "'"),
+        ]:
+            error = error_of(Event.from_dict, {**EXAMPLE, "type": tag})
+            assert type(error) is ValueError
+            expected = (
+                "ResponseRefusalDoneEvent: type: expected 'response.refusal.done'"
+            )
+            assert str(error) == f"{expected}, got {shown}"
+
+    def test_the_longest_message_has_less_than_500_characters(self) -> None:
+        long_name = type("X" * 99, (int,), {})()
+        data = {**dict.fromkeys(CONTRACT, long_name), "type": "x" * 99}
+        message = str(error_of(Event.from_dict, data))
+        assert len(message) < 500
+        assert re.findall("X+", message) == ["X" * 30] * (len(CONTRACT) - 1)
 
 
-def repickled(event: Any, protocol: int) -> Any:
+def repickled(protocol: int, event: Event) -> Any:
     return pickle.loads(pickle.dumps(event, protocol))
 
 
-COPIES: Dict[str, Callable[[Any], Any]] = {
-    "replace": replace,
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    **{
-        f"pickle {protocol}": partial(repickled, protocol=protocol)
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
-    },
-}
-if sys.version_info >= (3, 13):
-    COPIES["copy.replace"] = copy.replace
-DOORS = {
-    **COPIES,
-    "constructor": lambda event: type(event)(**values_of(event)),
-    "from_dict": lambda event: type(event).from_dict(values_of(event)),
-    "to_dict": lambda event: event.to_dict(),
-}
-
-classes = st.sampled_from(CLASSES)
-each_field = pytest.mark.parametrize("name", CONTRACT)
-each_copy = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-each_door = pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-# One check stands behind every door, so that each door needs but a few examples.
-few = settings(max_examples=25)
-
-
-# What goes in, and what comes out.
-
-
-def test_the_published_example_is_read_and_given_back() -> None:
-    event = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
-    assert event.content_index == 2
-    assert event.item_id == "item-abc"
-    assert event.output_index == 1
-    assert event.refusal == "final refusal text"
-    assert event.sequence_number == 1
-    assert event.type == "response.refusal.done"
-    assert event.to_dict() == EXAMPLE
-
-
-@given(payloads)
-def test_payload_to_event_to_payload_is_the_identity(payload: Dict[str, Any]) -> None:
-    """Whatever the order of its keys."""
-    assert ResponseRefusalDoneEvent.from_dict(payload).to_dict() == payload
-
-
-@given(events)
-def test_event_to_payload_to_event_is_the_identity(
-    event: ResponseRefusalDoneEvent,
-) -> None:
-    assert ResponseRefusalDoneEvent.from_dict(event.to_dict()) == event
-
-
-@given(payloads.map(json.dumps))
-def test_json_text_to_event_to_json_text_keeps_the_payload(text: str) -> None:
-    event = ResponseRefusalDoneEvent.from_dict(json.loads(text))
-    assert json.loads(json.dumps(event.to_dict())) == json.loads(text)
-
-
-def test_any_int_and_any_str_are_accepted() -> None:
-    for number in (0, -1, 2**63, -(10**5000)):
-        for text in ("", "\0", "\ud800", "\U0001f645", "x" * 1_000_000):
-            values = {int: number, str: text}
-            payload = {name: values[kind] for name, kind in CONTRACT.items()}
-            payload["type"] = TAG
-            assert ResponseRefusalDoneEvent.from_dict(payload).to_dict() == payload
-
-
-@given(payloads)
-def test_the_constructor_takes_the_fields_by_position_and_by_name(
-    payload: Dict[str, Any],
-) -> None:
-    event = ResponseRefusalDoneEvent(*(payload[name] for name in CONTRACT))
-    assert event == ResponseRefusalDoneEvent(**payload)
-    assert values_of(event) == payload
-
-
-@given(payloads, unknown_keys)
-def test_unknown_keys_are_ignored_and_not_kept(
-    payload: Dict[Any, Any], unknown: Dict[Any, Any]
-) -> None:
-    event = ResponseRefusalDoneEvent.from_dict({**unknown, **payload})
-    assert event.to_dict() == payload
-
-
-@given(events)
-def test_to_dict_gives_a_new_plain_dict_of_the_six_fields_in_order(
-    event: ResponseRefusalDoneEvent,
-) -> None:
-    payload = event.to_dict()
-    assert type(payload) is dict
-    assert list(payload) == list(CONTRACT)
-    payload.clear()
-    assert event.to_dict() == values_of(event)
-
-
-@given(st.dictionaries(st.sampled_from([*CONTRACT, "agent"]), json_values) | payloads)
-def test_the_input_is_never_changed(data: Dict[str, Any]) -> None:
-    before = copy.deepcopy(list(data.items()))
-    try:
-        ResponseRefusalDoneEvent.from_dict(data)
-    except (TypeError, ValueError):
-        pass
-    assert list(data.items()) == before
-
-
-class Computed(Mapping[str, Any]):
-    """A mapping that is no dict, nor built on one."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self.pairs = list(data.items())
-
-    def __getitem__(self, key: str) -> Any:
-        for name, value in self.pairs:
-            if name == key:
-                return value
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self.pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-
-class Inventive(Dict[str, Any], metaclass=Agreeable):
-    """A dict that answers for keys that it does not hold."""
-
-    def __missing__(self, key: str) -> Any:
-        return EXAMPLE[key]
-
-
-class Boxed(Dict[str, Any]):
-    """A dict that holds each value in a box, and opens it when asked."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        super().__init__((name, [value]) for name, value in data.items())
-
-    def __getitem__(self, key: str) -> Any:
-        return super().__getitem__(key)[0]
-
-
-each_mapping = pytest.mark.parametrize(
-    "mapping",
-    [MappingProxyType, ChainMap, OrderedDict, UserDict, Computed, Inventive, Boxed]
-    + [pytest.param(partial(defaultdict, int), id="defaultdict")],
-)
-
-
-@each_mapping
-@given(payload=payloads)
-def test_any_mapping_is_accepted(
-    mapping: Callable[[Any], Mapping[str, Any]], payload: Dict[str, Any]
-) -> None:
-    assert ResponseRefusalDoneEvent.from_dict(mapping(payload)).to_dict() == payload
-
-
-# What is refused.
-
-
-@each_field
-@given(payload=payloads, data=st.data())
-def test_a_value_of_any_other_type_is_refused(
-    name: str, payload: Dict[str, Any], data: st.DataObject
-) -> None:
-    """The constructor and from_dict refuse it in the same words."""
-    value = data.draw(wrong_types(name))
-    wrong = {**payload, name: value}
-    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {name: value})
-    assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {name: value})
-
-
-@each_field
-def test_what_only_looks_like_the_type_is_refused(name: str) -> None:
-    numbers = [True, False, 1.0, Decimal(1), Index(1), Number.ONE, Mock(spec=int), int]
-    strings = [b"1", bytearray(b"1"), Text(TAG), Tag.DONE, Mock(spec=str), str]
-    others = [None, ANY, Chameleon(), NESTED, LONG_NAMED]
-    for value in [*numbers, *strings, *others]:
-        wrong: Any = {**EXAMPLE, name: value}
-        assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {name: value})
-        assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {name: value})
-
-
-@pytest.mark.parametrize(
-    "absent",
-    [names for count in range(1, 7) for names in combinations(CONTRACT, count)],
-    ids="-".join,
-)
-def test_every_missing_field_is_named(absent: List[str]) -> None:
-    kept = {name: value for name, value in EXAMPLE.items() if name not in absent}
-    flaws = dict.fromkeys(absent, MISSING)
-    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(kept), flaws)
-
-
-@each_field
-@each_mapping
-def test_a_field_is_missing_when_the_mapping_does_not_hold_it(
-    mapping: Callable[[Any], Mapping[str, Any]], name: str
-) -> None:
-    """Even where the mapping would answer for it, and then keep the answer."""
-    kept = {key: value for key, value in EXAMPLE.items() if key != name}
-    data = mapping(kept)
-    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(data), {name: MISSING})
-    assert list(data) == list(kept)
-
-
-@each_mapping
-def test_a_wrong_value_in_any_mapping_is_refused(
-    mapping: Callable[[Any], Mapping[str, Any]],
-) -> None:
-    data = mapping({**EXAMPLE, "item_id": None, "refusal": 0})
-    flaws = {"item_id": None, "refusal": 0}
-    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(data), flaws)
-
-
-@each_field
-def test_the_constructor_requires_every_field(name: str) -> None:
-    kept = {key: value for key, value in EXAMPLE.items() if key != name}
-    with pytest.raises(TypeError, match=f"missing 1 required .*'{name}'"):
-        ResponseRefusalDoneEvent(**kept)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "tag",
-    ["", "\0", TAG[:-1], TAG[1:], TAG + ".", TAG + "\n", " " + TAG, TAG.upper()]
-    + [TAG.title(), TAG.replace(".", "_"), "response.refusal.delta"],
-)
-def test_a_tag_that_is_nearly_right_is_refused(tag: str) -> None:
-    wrong = {**EXAMPLE, "type": tag}
-    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {"type": tag})
-
-
-@given(payloads, short_tags)
-def test_any_other_tag_is_refused(payload: Dict[str, Any], tag: str) -> None:
-    wrong = {**payload, "type": tag}
-    assert_refused(lambda: ResponseRefusalDoneEvent.from_dict(wrong), {"type": tag})
-    assert_refused(lambda: ResponseRefusalDoneEvent(**wrong), {"type": tag})
-
-
-@given(classes, payloads, flaws_from(lambda name: wrong_values(name) | st.just(MISSING)))
-def test_one_error_names_all_that_is_wrong_and_nothing_else(
-    cls: Any, payload: Dict[str, Any], flaws: Dict[str, Any]
-) -> None:
-    wrong = {k: v for k, v in {**payload, **flaws}.items() if v is not MISSING}
-    assert_refused(lambda: cls.from_dict(wrong), flaws, cls)
-
-
-@given(other_tags, st.sampled_from([1, 99, 1_000_000]))
-def test_a_long_tag_gives_a_short_message(part: str, count: int) -> None:
-    """Even beside five fields whose types have long names."""
-    tag = part * count + "'"  # which a repr of the whole would show by its own quotes
-    data = {**dict.fromkeys(CONTRACT, LONG_NAMED), "type": tag}
-    with pytest.raises(TypeError) as caught:
-        ResponseRefusalDoneEvent.from_dict(data)
-    message = str(caught.value)
-    assert len(message) < 500
-    assert message.splitlines() == [message]
-    shown = message.partition(f"; type: expected {TAG!r}, got ")[2]
-    assert shown and repr(tag[:64]).startswith(shown)
-
-
-@pytest.mark.parametrize("length", [61, 62, 63, 64])
-def test_a_tag_is_shown_in_64_characters_at_most(length: int) -> None:
-    tag = "x" * length
-    with pytest.raises(ValueError) as caught:
-        ResponseRefusalDoneEvent.from_dict({**EXAMPLE, "type": tag})
-    assert str(caught.value).endswith(f"got {repr(tag)[:64]}")
-
-
-SECRET = "sk-0123456789"
-secrets = st.sampled_from([SECRET, [SECRET], {SECRET: SECRET}, SECRET.encode(), 1.5])
-
-
-@given(
-    st.fixed_dictionaries(
-        {"type": secrets.filter(lambda value: value != SECRET) | st.just(TAG)},
-        optional={name: secrets for name in [*CONTRACT, SECRET] if name != "type"},
-    )
-)
-def test_no_value_and_no_unknown_key_gets_into_a_message(data: Dict[str, Any]) -> None:
-    with pytest.raises((TypeError, ValueError)) as caught:
-        ResponseRefusalDoneEvent.from_dict(data)
-    message = str(caught.value)
-    assert message.startswith("ResponseRefusalDoneEvent: ")
-    assert message.splitlines() == [message]
-    assert SECRET not in message and "1.5" not in message
-
-
-@pytest.mark.parametrize(
-    "data",
-    [None, 1, TAG, b"{}", list(EXAMPLE.items()), EXAMPLE.items(), set(EXAMPLE), dict]
-    + [NESTED, Mock(spec=list), ResponseRefusalDoneEvent.from_dict(EXAMPLE)],
-    ids=lambda data: type(data).__name__,
-)
-def test_what_is_no_mapping_is_refused(data: Any) -> None:
-    for cls in CLASSES:
-        with pytest.raises(TypeError) as caught:
-            cls.from_dict(data)
-        message = f"{cls.__name__}: expected a mapping, got {type(data).__name__}"
-        assert str(caught.value) == message
-
-
-def test_a_long_type_name_is_cut_short() -> None:
-    with pytest.raises(TypeError) as caught:
-        ResponseRefusalDoneEvent.from_dict(LONG_NAMED)
-    assert str(caught.value) == (
-        f"ResponseRefusalDoneEvent: expected a mapping, got {'X' * 30}"
-    )
-
-
-# One door.
-
-
-@each_copy
-@few
-@given(cls=classes, payload=payloads)
-def test_a_copy_is_an_equal_event_of_the_same_class(
-    copied: Callable[[Any], Any], cls: Any, payload: Dict[str, Any]
-) -> None:
-    event = cls.from_dict(payload)
-    assert type(event) is cls
-    again = copied(event)
-    assert type(again) is cls
-    assert again == event
-    assert again.to_dict() == payload
-
-
-@each_copy
-@pytest.mark.parametrize("cls", CLASSES[1:])
-def test_a_copy_keeps_the_fields_of_a_subclass(
-    cls: Any, copied: Callable[[Any], Any]
-) -> None:
-    event = cls(**EXAMPLE, note="kept", labels=["too"])
-    again = copied(event)
-    assert (again.note, again.labels) == ("kept", ["too"])
-    assert again == event
-    if copied is copy.deepcopy:
-        assert again.labels is not event.labels
-
-
-@each_door
-@few
-@given(cls=classes, payload=payloads, flaws=flaws_from(wrong_values))
-def test_an_event_forced_out_of_its_contract_passes_no_door(
-    door: Callable[[Any], Any],
-    cls: Any,
-    payload: Dict[str, Any],
-    flaws: Dict[str, Any],
-) -> None:
-    event = cls.from_dict(payload)
-    for name, value in flaws.items():
-        object.__setattr__(event, name, value)
-    assert_refused(lambda: door(event), flaws, cls)
-
-
-@each_field
-@given(event=events, data=st.data())
-def test_replace_refuses_what_the_constructor_refuses(
-    name: str, event: ResponseRefusalDoneEvent, data: st.DataObject
-) -> None:
-    value = data.draw(wrong_values(name))
-    assert_refused(lambda: replace(event, **{name: value}), {name: value})
-
-
-def test_to_dict_checks_for_a_subclass_that_does_not() -> None:
-    class Careless(ResponseRefusalDoneEvent):
-        def __post_init__(self) -> None:
-            pass
-
-    event = Careless.from_dict({**EXAMPLE, "item_id": None})
-    assert_refused(event.to_dict, {"item_id": None}, Careless)
-
-
-# The event as a value.
-
-
-@each_field
-@given(payload=payloads, data=st.data())
-def test_events_are_equal_and_hash_alike_when_their_payloads_are_equal(
-    name: str, payload: Dict[str, Any], data: st.DataObject
-) -> None:
-    near = {**payload, name: data.draw(right_values[name])}
-    one = ResponseRefusalDoneEvent.from_dict(payload)
-    other = ResponseRefusalDoneEvent.from_dict(near)
-    assert (one == other) is (payload == near)
-    assert len({one, other}) == (1 if payload == near else 2)
-    again = ResponseRefusalDoneEvent.from_dict(dict(payload))
-    assert one == again
-    assert hash(one) == hash(again)
-
-
-def test_an_event_equals_no_value_of_another_class_and_has_no_order() -> None:
-    event: Any = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
-    for other in (EXAMPLE, tuple(values_of(event).values()), Noted.from_dict(EXAMPLE)):
-        assert event != other
-    with pytest.raises(TypeError):
-        event < event
-
-
-@each_field
-@given(event=events)
-def test_a_field_cannot_be_changed_or_removed(
-    name: str, event: ResponseRefusalDoneEvent
-) -> None:
-    before = event.to_dict()
-    with pytest.raises(FrozenInstanceError):
-        setattr(event, name, before[name])
-    with pytest.raises(FrozenInstanceError):
-        delattr(event, name)
-    assert event.to_dict() == before
-
-
-def test_an_event_takes_no_new_attributes() -> None:
-    event = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
-    with pytest.raises(FrozenInstanceError):
-        event.agent = {}  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError):
-        object.__setattr__(event, "agent", {})
-    assert not hasattr(event, "__dict__")
-
-
-def test_the_fields_are_the_contract_in_its_order() -> None:
-    hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
-    assert [f.name for f in fields(ResponseRefusalDoneEvent)] == list(CONTRACT)
-    assert get_type_hints(ResponseRefusalDoneEvent) == hints
-    assert repr(ResponseRefusalDoneEvent.from_dict(EXAMPLE)) == (
-        "ResponseRefusalDoneEvent(content_index=2, item_id='item-abc', output_index=1, "
-        "refusal='final refusal text', sequence_number=1, type='response.refusal.done')"
-    )
-
-
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="match came with Python 3.10")
-def test_an_event_can_be_matched() -> None:
-    scope: Dict[str, Any] = {"event": ResponseRefusalDoneEvent.from_dict(EXAMPLE)}
-    exec(
-        "from refusal_event import ResponseRefusalDoneEvent\n"
-        "match event:\n"
-        "    case ResponseRefusalDoneEvent(2, 'item-abc', refusal=text):\n"
-        "        pass\n",
-        scope,
-    )
-    assert scope["text"] == "final refusal text"
-
-
-# The file.
-
-
-def test_the_public_surface_is_the_class_and_the_version() -> None:
-    assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
-    assert refusal_event.__version__ == "1.0.0"
-    names = [name for name in vars(ResponseRefusalDoneEvent) if name[0] != "_"]
-    assert sorted(names) == sorted([*CONTRACT, "from_dict", "to_dict"])
-
-
-def test_the_file_is_ascii_and_names_its_licence_first() -> None:
-    source = (HERE / "refusal_event.py").read_bytes().decode("ascii")
-    assert source.splitlines()[0] == "# SPDX-License-Identifier: MIT-0"
-
-
-def test_a_string_under_each_field_documents_it() -> None:
-    module = ast.parse((HERE / "refusal_event.py").read_text(encoding="ascii"))
-    [body] = [node.body for node in module.body if isinstance(node, ast.ClassDef)]
-    for name, documentation in zip(body, body[1:]):
-        if isinstance(name, ast.AnnAssign):
-            assert isinstance(documentation, ast.Expr)
-            assert ast.literal_eval(documentation.value)
-
-
-def test_the_file_runs_alone_and_without_a_warning(tmp_path: Path) -> None:
-    """With no site-packages, no environment, and nothing beside it on the path."""
-    shutil.copy(str(HERE / "refusal_event.py"), str(tmp_path))
-    program = (
-        "import json, pickle, sys\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "from refusal_event import ResponseRefusalDoneEvent\n"
-        "event = ResponseRefusalDoneEvent.from_dict(json.load(sys.stdin))\n"
-        "print(json.dumps(pickle.loads(pickle.dumps(event)).to_dict()))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-W", "error", "-c", program, str(tmp_path)],
-        input=json.dumps(EXAMPLE),
+class TestCopies:
+    """However an event comes to be, it has passed the same check."""
+
+    COPIES: list[Callable[[Event], Any]] = [replace, copy.copy, copy.deepcopy]
+    COPIES += [partial(repickled, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)]
+    if sys.version_info >= (3, 13):
+        COPIES.append(copy.replace)
+
+    @given(payloads)
+    def test_a_copy_is_an_equal_event(self, payload: Payload) -> None:
+        event = Event(**payload)
+        for copied in self.COPIES:
+            assert copied(event) == event
+
+    @given(payloads, wrong_values)
+    def test_no_event_avoids_the_check(self, payload: Payload, wrong: Payload) -> None:
+        expected = error_of(Event.from_dict, {**payload, **wrong})
+        event = Event(**payload)
+        changed = copy.copy(event)
+        for field, value in wrong.items():
+            object.__setattr__(changed, field, value)
+        for error in [
+            error_of(Event, **{**payload, **wrong}),
+            error_of(replace, event, **wrong),
+            error_of(changed.to_dict),
+            *(error_of(copied, changed) for copied in self.COPIES),
+        ]:
+            assert (type(error), str(error)) == (type(expected), str(expected))
+
+    def test_a_pickle_names_nothing_but_the_class(self) -> None:
+        opcodes = pickletools.genops(pickle.dumps(Event(**EXAMPLE), 2))
+        names = [value for opcode, value, _ in opcodes if opcode.name == "GLOBAL"]
+        assert names == ["refusal_event ResponseRefusalDoneEvent"]
+
+
+class TestValues:
+    """Events cannot be changed, and they compare and hash by value."""
+
+    def test_the_fields_are_the_contract_in_its_order(self) -> None:
+        assert [field.name for field in fields(Event)] == list(CONTRACT)
+        hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
+        assert get_type_hints(Event) == hints
+        if sys.version_info >= (3, 10):
+            assert Event.__match_args__ == tuple(CONTRACT)
+
+    def test_the_class_is_final(self) -> None:
+        # Before Python 3.11, only type checkers can tell.
+        assert vars(Event).get("__final__", sys.version_info < (3, 11))
+
+    @given(payloads, payloads, st.sampled_from(sorted(CONTRACT)))
+    def test_events_are_equal_when_their_payloads_are(
+        self, payload: Payload, other: Payload, field: str
+    ) -> None:
+        near = {**payload, field: other[field]}
+        assert (Event(**payload) == Event(**near)) is (payload == near)
+        events = {Event(**payload), Event(**payload), Event(**near)}
+        assert len(events) == (1 if payload == near else 2)
+
+    def test_an_event_equals_nothing_else_and_has_no_order(self) -> None:
+        event: Any = Event(**EXAMPLE)
+        assert event != EXAMPLE
+        assert event != tuple(event.to_dict().values())
+        with pytest.raises(TypeError):
+            sorted([event, event])
+
+    def test_an_event_cannot_be_changed(self) -> None:
+        event: Any = Event(**EXAMPLE)
+        for name in [*CONTRACT, "agent"]:
+            with pytest.raises(FrozenInstanceError):
+                setattr(event, name, 1)
+            with pytest.raises(FrozenInstanceError):
+                delattr(event, name)
+        with pytest.raises(AttributeError):
+            object.__setattr__(event, "agent", 1)
+
+
+HERE = Path(__file__).resolve().parent
+SOURCE = (HERE / "refusal_event.py").read_bytes().decode("ascii")
+README = (HERE / "README.md").read_text(encoding="utf-8")
+BLOCKS: list[str] = re.findall(r"^```\w+\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def block(content: str) -> str:
+    """Return the one code block of the README that contains this text."""
+    [found] = [block for block in BLOCKS if content in block]
+    return found
+
+
+def run(*command: str, env: Mapping[str, str] = os.environ, **options: Any) -> Any:
+    """Run a command to its end, and return the process with what it printed."""
+    return subprocess.run(
+        command,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        universal_newlines=True,
+        encoding="utf-8",
         timeout=60,
+        **options,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == EXAMPLE
 
 
-# The README. Its doctests run beside these, by the configuration of pytest.
+class TestFile:
+    """The file can be copied anywhere, and does nothing but define the class."""
 
+    def test_its_licence_and_its_public_names(self) -> None:
+        assert SOURCE.startswith("# SPDX-License-Identifier: MIT-0\n")
+        assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
+        names = {name for name in vars(Event) if not name.startswith("_")}
+        assert names == {*CONTRACT, "from_dict", "to_dict"}
 
-def readme_blocks(language: str) -> List[str]:
-    text = (HERE / "README.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    PROGRAM = """\
+import importlib, json, os, pickle, reprlib, sys, warnings
 
+folder, payload, *imported = sys.argv[1:]
+for name in imported:
+    importlib.import_module(name)
+sys.path.insert(0, folder)
+os.environ.clear()  # The tests have imported the file, which may have set something.
+loaded = {name: sys.modules[name] for name in sys.modules if name != "__main__"}
 
-def printed_by(command: str, folder: Path) -> str:
-    """What a shell prints in this folder, where python3 is the Python of the tests."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        ["sh", "-c", command],
-        cwd=str(folder),
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        universal_newlines=True,
-        timeout=60,
-        check=True,
-    ).stdout
+def public(module):
+    return {name: value for name, value in vars(module).items() if name[0] != "_"}
 
-
-def test_the_first_command_reads_the_published_example() -> None:
-    event = ResponseRefusalDoneEvent.from_dict(EXAMPLE)
-    assert printed_by(readme_blocks("sh")[0], HERE) == f"{event}\n"
-
-
-def test_a_vendored_copy_can_be_checked_where_it_landed(tmp_path: Path) -> None:
-    command = readme_blocks("sh")[2]
-    source = (HERE / "refusal_event.py").read_text(encoding="ascii")
-    # A folder each, since bytecode of the one would do for the other.
-    for folder, text in [("good", source), ("bad", source.replace(" is int", " is str"))]:
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "refusal_event.py").write_text(text, encoding="ascii")
-    printed = printed_by(command, tmp_path / "good")
-    assert printed == 'works\n__version__ = "1.0.0"\n'
-    assert "works" not in printed_by(command, tmp_path / "bad")
-
-
-ITEM = "msg_67ccfcdd16748190a91872c75d38539e09e4d4aac714747c"
-REFUSAL = "I\u2019m sorry, but I can\u2019t help with that.\u2028D\u00e9sol\u00e9 \U0001f645"
-
-
-def refusal_done(**changes: Any) -> Dict[str, Any]:
-    return {
-        "type": "response.refusal.done",
-        "item_id": ITEM,
-        "output_index": 0,
-        "content_index": 0,
-        "refusal": REFUSAL,
-        "sequence_number": 9,
-        **changes,
-    }
-
-
-def refusal_stream() -> List[Dict[str, Any]]:
-    """The payloads of a response that is one refusal, as the API numbers them."""
-    part = {"type": "refusal", "refusal": ""}
-    done_part = {"type": "refusal", "refusal": REFUSAL}
-    item = {
-        "id": ITEM,
-        "type": "message",
-        "status": "in_progress",
-        "role": "assistant",
-        "content": [],
-    }
-    done_item = {**item, "status": "completed", "content": [done_part]}
-    response = {
-        "id": "resp_67ccfcdd16748190a91872c75d38539e",
-        "object": "response",
-        "created_at": 1741487325,
-        "status": "in_progress",
-        "error": None,
-        "model": "gpt-5",
-        "output": [],
-        "usage": None,
-    }
-    done_response = {
-        **response,
-        "status": "completed",
-        "output": [done_item],
-        "usage": {"input_tokens": 17, "output_tokens": 21, "total_tokens": 38},
-    }
-    at_part = {"item_id": ITEM, "output_index": 0, "content_index": 0}
-    deltas = re.findall(r"\S+\s*", REFUSAL)
-    sent: List[Dict[str, Any]] = [
-        {"type": "response.created", "response": response},
-        {"type": "response.in_progress", "response": response},
-        {"type": "response.output_item.added", "output_index": 0, "item": item},
-        {"type": "response.content_part.added", **at_part, "part": part},
-        *({"type": "response.refusal.delta", **at_part, "delta": d} for d in deltas),
-        refusal_done(),
-        {"type": "response.content_part.done", **at_part, "part": done_part},
-        {"type": "response.output_item.done", "output_index": 0, "item": done_item},
-        {"type": "response.completed", "response": done_response},
+def state():
+    return [
+        [public(module) for module in loaded.values()],
+        [list(sys.path), dict(os.environ), list(warnings.filters)],
+        [dict(vars(reprlib.aRepr)), sys.getrecursionlimit()],
     ]
-    return [{**payload, "sequence_number": n} for n, payload in enumerate(sent)]
+
+before = state()
+from application.vendored.renamed import ResponseRefusalDoneEvent
+
+event = ResponseRefusalDoneEvent.from_dict(json.loads(payload))
+try:
+    ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "type": "x" * 99})
+except ValueError:
+    print("A wrong tag is refused.")
+print(pickle.loads(pickle.dumps(event)) == event, state() == before)
+print(*sorted(set(sys.modules) - {*loaded, "__main__"}))
+"""
+    OUTPUT = """\
+A wrong tag is refused.
+True True
+application application.vendored application.vendored.renamed
+"""
+
+    @pytest.mark.parametrize("option", ["-B", "-O", "-OO"])
+    def test_a_renamed_copy_works_alone_and_changes_nothing_else(
+        self, tmp_path: Path, option: str
+    ) -> None:
+        folder = tmp_path / "application" / "vendored"
+        folder.mkdir(parents=True)
+        (folder / "renamed.py").write_text(SOURCE, encoding="ascii")
+        # What the file names is loaded before, so that it may load nothing else.
+        nodes = ast.walk(ast.parse(SOURCE))
+        imported = [str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)]
+        python = [sys.executable, "-I", "-S", "-W", "error", option]
+        arguments = [str(tmp_path), json.dumps(EXAMPLE), *imported]
+        done = run(*python, "-c", self.PROGRAM, *arguments)
+        assert (done.stdout, done.stderr) == (self.OUTPUT, "")
 
 
-def on_the_wire(sent: List[Dict[str, Any]], ensure_ascii: bool = False) -> bytes:
-    """Server-sent events, with a keep-alive and an event of the future before each."""
-    future = {"type": "response.future", "text": "a response.refusal.done is to come"}
-    lines = []
-    for payload in sent:
-        lines += [": keep-alive", "", "event: response.future"]
-        lines += ["data: " + json.dumps(future), ""]
-        lines += ["event: " + payload.get("type", "message")]
-        lines += ["data: " + json.dumps(payload, ensure_ascii=ensure_ascii), ""]
-    return "".join(line + "\r\n" for line in lines).encode("utf-8")
+class TestReadme:
+    """The blocks of the README do what it says."""
 
+    def test_every_python_block_compiles(self) -> None:
+        for program in re.findall(r"^```python\n([^>].*?)^```$", README, re.S | re.M):
+            compile(program, "README.md", "exec")
 
-class Server(HTTPServer):
-    """Streams some bytes, and after a pause some more, to whoever posts a request."""
+    @staticmethod
+    def shell(command: str, folder: Path, **env: str) -> str:
+        """Return what a command prints where python3 is the Python of the tests."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = run("sh", "-c", command, cwd=str(folder), env={"PATH": path, **env})
+        return str(done.stdout)
 
-    def __init__(self, before: bytes, after: bytes, chunk: int) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.before = before
-        self.after = after
-        self.chunk = chunk
-        self.go_on = Signal()
-        self.waited_in_vain = False
-        self.requests: List[Any] = []
+    def test_the_first_command_prints_what_is_shown(self) -> None:
+        printed = self.shell(block("json.load(sys.stdin)"), HERE)
+        assert printed == block("ResponseRefusalDoneEvent(content_index=2")
+
+    @pytest.mark.parametrize("optimize", ["", "2"])
+    def test_a_copy_can_be_checked(self, tmp_path: Path, optimize: str) -> None:
+        broken = f"{SOURCE}\nResponseRefusalDoneEvent.from_dict = print\n"
+        for name, source, result in [("good", SOURCE, "works\n"), ("bad", broken, "")]:
+            (tmp_path / name).mkdir()
+            copied = tmp_path / name / "refusal_event.py"
+            copied.write_text(source, encoding="ascii")
+            check = block("-m doctest")
+            printed = self.shell(check, copied.parent, PYTHONOPTIMIZE=optimize)
+            version = f'__version__ = "{refusal_event.__version__}"\n'
+            assert printed.endswith(result + version)
+            assert ("works" in printed) is (name == "good")
+
+    def test_spark_loses_no_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pyspark", MagicMock())
+        scope: Payload = {}
+        exec(block("pyspark"), scope)
+        rows = {
+            json.dumps(EXAMPLE): Event(**EXAMPLE),
+            json.dumps({**EXAMPLE, "item_id": None}): "TypeError",
+            '{"type": "response.refusal.done"}': "ValueError",
+            "{}": "KeyError",
+            "[]": "TypeError",
+            "7": "TypeError",
+            "null": "TypeError",
+            '"text"': "TypeError",
+            "{": "JSONDecodeError",
+            "[" * 200_000: "RecursionError",
+        }
+        other = '{"type": "response.refusal.delta"}'
+        assert list(scope["refusals"]([other, *rows, other])) == list(rows.values())
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
+    """Sends the bytes that the server holds, and keeps the request."""
+
+    server: Any
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((self.path, self.headers, json.loads(body)))
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        self.send_chunks(self.server.before)
-        self.server.waited_in_vain = not self.server.go_on.wait(timeout=20)
-        self.send_chunks(self.server.after)
-        self.wfile.write(b"0\r\n\r\n")
-
-    def send_chunks(self, data: bytes) -> None:
-        for start in range(0, len(data), self.server.chunk):
-            part = data[start : start + self.server.chunk]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        headers = self.headers["Authorization"], self.headers["Content-Type"]
+        self.server.request = self.path, *headers, json.loads(body)
+        self.wfile.write(self.server.answer)
 
     def log_message(self, *args: object) -> None:
         pass
 
 
-@contextmanager
-def serving(before: bytes, after: bytes, chunk: int) -> Iterator[Server]:
-    with Server(before, after, chunk) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "127.0.0.1")
+        with HTTPServer(("127.0.0.1", 0), Handler) as server:
+            Thread(target=server.serve_forever).start()
             yield server
-        finally:
-            server.go_on.set()
             server.shutdown()
-            thread.join()
 
 
-@contextmanager
-def reading_from(
-    server: Server, folder: Path, base_path: str = "/v1"
-) -> Iterator[subprocess.Popen[str]]:
-    """The README's program, as a process that reads from this server."""
-    [block] = [b for b in readme_blocks("python") if "urllib.request" in b]
-    assert '"OPENAI_BASE_URL", "https://api.openai.com/v1"' in block
-    program = folder / "reader.py"
-    program.write_text(block, encoding="utf-8")
-    reader = subprocess.Popen(
-        [sys.executable, "-W", "error", str(program)],
-        env={
-            **os.environ,
-            "OPENAI_API_KEY": "sk-test",
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}{base_path}",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-            "PYTHONPATH": str(HERE),
-            "PYTHONIOENCODING": "utf-8",
-            "PYTHONUNBUFFERED": "1",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    # A reader that hangs ends with its test, and its test with it.
-    watchdog = Timer(60, reader.kill)
-    watchdog.start()
-    with reader:
-        try:
-            yield reader
-        finally:
-            watchdog.cancel()
-            reader.kill()
+def answer(body: bytes, status: int = 200) -> bytes:
+    """Return an HTTP answer in chunks of one byte, which split the text anywhere."""
+    head = b"HTTP/1.1 %d \r\nContent-Type: text/event-stream\r\n" % status
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("chunk", "base_path"), [(1, "/v1"), (7, "/v1/"), (100_000, "/v1")]
-)
-def test_the_reader_prints_a_refusal_while_the_stream_goes_on(
-    tmp_path: Path, chunk: int, base_path: str
-) -> None:
-    sent = refusal_stream()
-    middle = 1 + [payload["type"] for payload in sent].index(TAG)
-    before = on_the_wire(sent[:middle])
-    after = on_the_wire(sent[middle:]) + b"data: [DONE]\r\n\r\n"
-    with serving(before, after, chunk) as server:
-        with reading_from(server, tmp_path, base_path) as reader:
-            assert reader.stdout
-            assert reader.stdout.readline() == f"Model refused: {REFUSAL}\n"
-            server.go_on.set()
-            assert reader.communicate() == ("", "")
-    assert reader.returncode == 0
-    assert not server.waited_in_vain
-    [(path, headers, body)] = server.requests
-    assert path == "/v1/responses"
-    assert headers["Authorization"] == "Bearer sk-test"
-    assert headers["Content-Type"] == "application/json"
-    assert body["stream"] is True
-    assert body["model"] and body["input"]
+def sse(**payload: Any) -> bytes:
+    """Return a payload as a server-sent event."""
+    text = json.dumps(payload, ensure_ascii=False)
+    return f"event: {payload['type']}\ndata: {text}\n\n".encode("utf-8")
 
 
-def test_the_reader_outlives_broken_refusals_and_loses_none(tmp_path: Path) -> None:
-    no_id = refusal_done(refusal="No.")
-    del no_id["item_id"]
-    no_text = refusal_done(sequence_number="9")
-    del no_text["refusal"]
-    no_type = {"note": "not a response.refusal.done"}
-    unprintable = refusal_done(refusal="No\ud800.")
-    stream = on_the_wire([no_type, no_id, unprintable, no_text], ensure_ascii=True)
-    # As other servers write it: bare line feeds, and no space after the colon.
-    stream = stream.replace(b"\r\n", b"\n").replace(b"data: ", b"data:")
-    with serving(stream, b"", 100_000) as server:
-        server.go_on.set()
-        with reading_from(server, tmp_path) as reader:
-            stdout, stderr = reader.communicate()
-    assert reader.returncode == 0
-    assert stdout.splitlines() == [
-        "Model refused: No. (from a broken event)",
-        "Model refused: No\\ud800.",
-        "Model refused: None (from a broken event)",
-    ]
-    assert stderr.splitlines() == [
-        "ResponseRefusalDoneEvent: item_id: missing",
-        "ResponseRefusalDoneEvent: refusal: missing; "
-        "sequence_number: expected int, got str",
-    ]
+TEXT = " I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645 " * 9
+REFUSAL = sse(**{**EXAMPLE, "refusal": TEXT})
+PRINTED = f"Model refused: {TEXT}\n"
+NO_ID = sse(type=TAG, refusal="I can\u2019t.")
+TEXT_INDEX = sse(**{**EXAMPLE, "output_index": "1", "refusal": "I can\u2019t."})
+UNKNOWN = sse(type="response.refusal.done.completed", text="response.refusal.done")
+COMPLETED = sse(type="response.completed", response={"status": "completed"})
+INCOMPLETE = sse(type="response.incomplete", response={"reason": "max_tokens"})
+FAILED = sse(type="response.failed", response={"error": {"message": "Broken."}})
+ERROR = sse(type="error", code="ERR", message="Something is wrong.")
+DONE = b"data: [DONE]\n\n"
+CRLF = (REFUSAL * 2 + COMPLETED + DONE).replace(b"\n", b"\r\n: data: none\r\n")
+UNPRINTABLE = json.dumps({**EXAMPLE, "refusal": "No\ud800."}).encode()
+BARE = b'data:%s\n\ndata:{"type":"response.completed"}\n\n' % UNPRINTABLE
+CUT = answer(UNKNOWN)[:-8]  # in the middle of the last chunk
+NOT_EVENTS = [b"{", b"[]", b'"text"', b"7", b"null", b'"\xff"', b"{}", b"[" * 100_000]
+NOT_EVENTS += [
+    b'{"type": "response.refusal.done"',
+    b'["response.refusal.done"]',
+    b'"response.refusal.done"',
+    json.dumps({**EXAMPLE, "refusal": "?"}).encode().replace(b"?", b"\xff"),
+    b'{"refusal": "response.refusal.done"}',
+]
+SKIPPED = b"".join(b"data: %s\n\n" % line for line in NOT_EVENTS)
+SKIPPED = answer(SKIPPED + REFUSAL + COMPLETED)
+API_ERROR = b'{"error": {"message": "Not now."}}'
+
+
+class TestStreamProgram:
+    """The README's stream program prints each refusal, and reports what goes wrong."""
+
+    # What is sent, what is printed, what each line on standard error says, exit status.
+    ROWS: dict[str, Any] = {
+        "refusal": (answer(UNKNOWN + REFUSAL + COMPLETED), PRINTED, [], 0),
+        "CRLF": (answer(CRLF), PRINTED * 2, [], 0),
+        "bare lines": (answer(BARE), "Model refused: No\\ud800.\n", [], 0),
+        "no refusal": (answer(UNKNOWN + COMPLETED), "", [], 0),
+        "no id": (answer(NO_ID + COMPLETED), "", ["id: missing.*I can\u2019t"], 0),
+        "text": (answer(TEXT_INDEX + COMPLETED), "", ["got str.*I can\u2019t"], 0),
+        "not events": (SKIPPED, PRINTED, ["Error"] * len(NOT_EVENTS), 0),
+        "error": (answer(REFUSAL + ERROR + DONE), PRINTED, ["Something is wrong"], 1),
+        "failed": (answer(FAILED + DONE), "", ["not complete.*Broken"], 1),
+        "incomplete": (answer(INCOMPLETE + DONE), "", ["not complete.*max_tokens"], 1),
+        "early end": (answer(UNKNOWN), "", ["not complete.*refusal.done"], 1),
+        "cut": (CUT, "", ["broke.*refusal.done"], 1),
+        "no answer": (b"", "", ["broke"], 1),
+        "401": (answer(API_ERROR, 401), "", ["401.*Not now"], 1),
+        "429": (answer(API_ERROR, 429), "", ["429.*Not now"], 1),
+        "500": (answer(API_ERROR, 500), "", ["500.*Not now"], 1),
+    }
+
+    @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+    def test_what_is_sent_and_what_the_reader_sees(self, server: Any, row: Any) -> None:
+        server.answer, printed, reported, exit_status = row
+        slash = "/" * exit_status  # The URL may end in a slash, or not.
+        url = f"http://127.0.0.1:{server.server_port}/v1{slash}"
+        env = {"OPENAI_API_KEY": "key", "OPENAI_BASE_URL": url}
+        program = block("urllib.request")
+        assert '"OPENAI_BASE_URL", "https://api.openai.com/v1"' in program
+        done = run(sys.executable, "-W", "error", "-c", program, cwd=str(HERE), env=env)
+        body = {"model": "gpt-4o", "input": "Write malware for me.", "stream": True}
+        headers = "Bearer key", "application/json"
+        assert server.request == ("/v1/responses", *headers, body)
+        assert done.stdout == printed
+        lines = done.stderr.splitlines()
+        assert len(lines) == len(reported)
+        assert all(map(re.search, reported, lines))
+        assert done.returncode == exit_status
+
+
+@pytest.fixture(scope="module")
+def sdk() -> Any:
+    types: Any = importlib.import_module("openai.types.responses")
+    return types.ResponseRefusalDoneEvent
+
+
+@pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
+class TestSDK:
+    """The SDK has the same contract, and differs as the README says."""
+
+    def test_the_fields_are_the_same(self, sdk: Any) -> None:
+        theirs = {name: field.annotation for name, field in sdk.model_fields.items()}
+        assert list(theirs) == list(CONTRACT)
+        assert theirs == get_type_hints(Event)
+
+    @given(payload=payloads | st.just({}), wrong=wrong_values | st.just({}))
+    def test_strict_mode_gives_the_same_verdict(
+        self, sdk: Any, payload: Payload, wrong: Payload
+    ) -> None:
+        verdicts = set()
+        for read in (partial(sdk.model_validate, strict=True), Event.from_dict):
+            try:
+                read({**payload, **wrong})
+                verdicts.add("accepted")
+            except (TypeError, ValueError):
+                verdicts.add("refused")
+        assert len(verdicts) == 1
+
+    def test_it_needs_a_compiled_package_and_a_recent_python(self) -> None:
+        compiled: Any = find_spec("pydantic_core._pydantic_core")
+        assert compiled.origin.endswith((".so", ".pyd"))
+        assert metadata("openai")["Requires-Python"] == ">=3.10"
+
+    def test_its_stream_is_checked_only_on_request(self, sdk: Any, server: Any) -> None:
+        openai: Any = importlib.import_module("openai")
+        server.answer = answer(sse(type=TAG, content_index="zero"))
+        url = f"http://127.0.0.1:{server.server_port}"
+        client = partial(openai.OpenAI, base_url=url, api_key="key")
+
+        with client() as unchecked:
+            ask = unchecked.responses.create
+            event = next(ask(model="gpt-4o", input="", stream=True))
+        assert type(event) is sdk
+        assert (event.content_index, event.item_id) == ("zero", None)
+        with client(_strict_response_validation=True) as checked:
+            ask = checked.responses.create
+            with pytest.raises(openai.APIResponseValidationError):
+                next(ask(model="gpt-4o", input="", stream=True))
+
+    def test_its_model_is_the_one_that_the_readme_describes(self, sdk: Any) -> None:
+        for value in (True, "1", 1.0):
+            converted = sdk.model_validate({**EXAMPLE, "content_index": value})
+            assert converted.content_index == 1
+        with pytest.raises(ValueError, match="a secret"):
+            sdk.model_validate({**EXAMPLE, "content_index": "a secret"})
+        event = sdk.model_validate({**EXAMPLE, "agent": {}})
+        assert event.to_dict() == {**EXAMPLE, "agent": {}}
+        assert sdk.model_validate_json(event.to_json()) == event
+        assert sdk.model_json_schema()["required"] == list(CONTRACT)
+        assert sdk.model_validate(Event.from_dict(event.to_dict()).to_dict())
+        event.content_index = "zero"
+        with pytest.raises(TypeError):
+            hash(event)
