@@ -59,9 +59,9 @@ settings.register_profile(
 settings.load_profile("tests")
 
 texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-values = {int: st.integers(), str: texts}
+valid_values = {int: st.integers(), str: texts}
 payloads = st.fixed_dictionaries(
-    {**{field: values[CONTRACT[field]] for field in EXAMPLE}, "type": st.just(TAG)}
+    {**{name: valid_values[CONTRACT[name]] for name in EXAMPLE}, "type": st.just(TAG)}
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
@@ -350,16 +350,16 @@ def block(content: str) -> str:
     return found
 
 
-def run(*command: str, env: Mapping[str, str] = os.environ, **options: Any) -> Any:
-    """Run a command to its end, and return the process with what it printed."""
+def run(*command: str, folder: Path = HERE, **env: str) -> Any:
+    """Run a command in a folder, and return the process with what it printed."""
     return subprocess.run(
         command,
+        cwd=str(folder),
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         timeout=60,
-        **options,
     )
 
 
@@ -436,8 +436,7 @@ class TestReadme:
     def shell(command: str, folder: Path, **env: str) -> str:
         """Return what a command prints where python3 is the Python of the tests."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        done = run("sh", "-c", command, cwd=str(folder), env={"PATH": path, **env})
-        return str(done.stdout)
+        return str(run("sh", "-c", command, folder=folder, PATH=path, **env).stdout)
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
         printed = self.shell(block("json.load(sys.stdin)"), HERE)
@@ -445,16 +444,14 @@ class TestReadme:
 
     @pytest.mark.parametrize("optimize", ["", "2"])
     def test_a_copy_can_be_checked(self, tmp_path: Path, optimize: str) -> None:
+        check = block("-m doctest")
+        copied = tmp_path / "refusal_event.py"
+        copied.write_text(SOURCE, encoding="ascii")
+        printed = self.shell(check, tmp_path, PYTHONOPTIMIZE=optimize)
+        assert printed == f'works\n__version__ = "{refusal_event.__version__}"\n'
         broken = f"{SOURCE}\nResponseRefusalDoneEvent.from_dict = print\n"
-        for name, source, result in [("good", SOURCE, "works\n"), ("bad", broken, "")]:
-            (tmp_path / name).mkdir()
-            copied = tmp_path / name / "refusal_event.py"
-            copied.write_text(source, encoding="ascii")
-            check = block("-m doctest")
-            printed = self.shell(check, copied.parent, PYTHONOPTIMIZE=optimize)
-            version = f'__version__ = "{refusal_event.__version__}"\n'
-            assert printed.endswith(result + version)
-            assert ("works" in printed) is (name == "good")
+        copied.write_text(broken, encoding="ascii")
+        assert "works" not in self.shell(check, tmp_path, PYTHONOPTIMIZE=optimize)
 
     def test_spark_loses_no_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "pyspark", MagicMock())
@@ -570,10 +567,10 @@ class TestStreamProgram:
         server.answer, printed, reported, exit_status = row
         slash = "/" * exit_status  # The URL may end in a slash, or not.
         url = f"http://127.0.0.1:{server.server_port}/v1{slash}"
-        env = {"OPENAI_API_KEY": "key", "OPENAI_BASE_URL": url}
         program = block("urllib.request")
         assert '"OPENAI_BASE_URL", "https://api.openai.com/v1"' in program
-        done = run(sys.executable, "-W", "error", "-c", program, cwd=str(HERE), env=env)
+        command = [sys.executable, "-W", "error", "-c", program]
+        done = run(*command, OPENAI_API_KEY="key", OPENAI_BASE_URL=url)
         body = {"model": "gpt-4o", "input": "Write malware for me.", "stream": True}
         headers = "Bearer key", "application/json"
         assert server.request == ("/v1/responses", *headers, body)
