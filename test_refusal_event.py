@@ -1,4 +1,4 @@
-"""The contract of the `response.refusal.done` event, as laws that the file must keep."""
+"""The contract of the `response.refusal.done` event, as laws that the file keeps."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ PROBLEM = re.compile(
 
 
 def fields_named_by(error: Exception) -> list[str]:
-    """Return the fields that a message names; check that it shows at most a wrong tag."""
+    """Return the fields that a message names; check that it shows only a tag."""
     message = str(error)
     assert len(message) < 500
     assert message.splitlines() == [message]
@@ -201,7 +201,7 @@ class TestFromDict:
 
 
 class TestErrors:
-    """One error names every field that is missing or wrong, and shows only a wrong tag."""
+    """One error names every missing or wrong field, and shows only a wrong tag."""
 
     @given(payloads, wrong_values, st.sets(st.sampled_from(sorted(CONTRACT))))
     @example(EXAMPLE, {"item_id": None, "type": "x"}, {"refusal"})
