@@ -534,8 +534,8 @@ NOT_EVENTS += [
     json.dumps({**EXAMPLE, "refusal": "?"}).encode().replace(b"?", b"\xff"),
     b'{"refusal": "response.refusal.done"}',
 ]
-SKIPPED = b"".join(b"data: %s\n\n" % line for line in NOT_EVENTS)
-SKIPPED = answer(SKIPPED + REFUSAL + COMPLETED)
+LINES = b"".join(b"data: %s\n\n" % line for line in NOT_EVENTS)
+SKIPPED = answer(LINES + REFUSAL + COMPLETED)
 API_ERROR = b'{"error": {"message": "Not now."}}'
 
 
@@ -549,7 +549,7 @@ class TestStreamProgram:
         "bare lines": (answer(BARE), "Model refused: No\\ud800.\n", [], 0),
         "no refusal": (answer(UNKNOWN + COMPLETED), "", [], 0),
         "no id": (answer(NO_ID + COMPLETED), "", ["id: missing.*I can\u2019t"], 0),
-        "text": (answer(TEXT_INDEX + COMPLETED), "", ["got str.*I can\u2019t"], 0),
+        "text index": (answer(TEXT_INDEX + COMPLETED), "", ["str.*I can\u2019t"], 0),
         "not events": (SKIPPED, PRINTED, ["Error"] * len(NOT_EVENTS), 0),
         "error": (answer(REFUSAL + ERROR + DONE), PRINTED, ["Something is wrong"], 1),
         "failed": (answer(FAILED + DONE), "", ["not complete.*Broken"], 1),
