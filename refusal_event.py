@@ -39,7 +39,7 @@ def _fields_of(data: object) -> Dict[str, Any]:
 
 
 def _error(values: Mapping[str, Any]) -> Exception:
-    """Return the error for all missing and wrong fields, in under 500 characters."""
+    """Return the error for missing and wrong fields, at most 150 characters each."""
     error_class: Type[Exception] = ValueError
     problems: List[str] = []
     for field, expected in _TYPES.items():
@@ -47,12 +47,13 @@ def _error(values: Mapping[str, Any]) -> Exception:
             problems.append(f"{field}: missing")
         elif type(values[field]) is not expected:
             error_class = TypeError
+            # Cut because the name of a class can have any length.
             got = type(values[field]).__name__
             problems.append(f"{field}: expected {expected.__name__}, got {got:.30}")
         elif field == "type" and values[field] != _TAG:
-            shorten = Repr()
-            shorten.maxstring = 64
-            got = shorten.repr(values[field])
+            tag_repr = Repr()
+            tag_repr.maxstring = 64
+            got = tag_repr.repr(values[field])
             problems.append(f"{field}: expected {_TAG!r}, got {got}")
     return error_class("ResponseRefusalDoneEvent: " + "; ".join(problems))
 
@@ -108,7 +109,6 @@ class ResponseRefusalDoneEvent:
     """The event's tag, always `response.refusal.done`."""
 
     def __post_init__(self) -> None:
-        """Check every field, as the class describes."""
         # Spelled out because a loop over _TYPES makes from_dict about a third slower.
         if not (
             type(self.content_index) is int
@@ -129,21 +129,21 @@ class ResponseRefusalDoneEvent:
         `data` is not a mapping, and otherwise what the class raises. Missing fields are
         named in the same message, and raise ValueError if no value has the wrong type.
         """
-        # With type(data) first, pyright would lose the declared type.
-        if dict is not type(data):
-            data = _fields_of(data)
+        fields = data
+        if type(data) is not dict:
+            fields = _fields_of(data)
         try:
             # By position because keywords make this about a fifth slower.
             return cls(
-                data["content_index"],
-                data["item_id"],
-                data["output_index"],
-                data["refusal"],
-                data["sequence_number"],
-                data["type"],
+                fields["content_index"],
+                fields["item_id"],
+                fields["output_index"],
+                fields["refusal"],
+                fields["sequence_number"],
+                fields["type"],
             )
         except KeyError:
-            raise _error(data) from None
+            raise _error(fields) from None
 
     def to_dict(self) -> Dict[str, Any]:
         """Return a new dict of the fields, in declared order, ready for `json.dumps`.
