@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib
 import json
 import os
 import pickle
@@ -12,18 +11,16 @@ import pickletools
 import re
 import subprocess
 import sys
-from collections import ChainMap, OrderedDict, UserDict, defaultdict
+from collections import ChainMap, UserDict, defaultdict
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import partial
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.metadata import metadata
-from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from threading import Thread
-from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterator, Literal, Mapping, get_type_hints
-from unittest.mock import ANY, MagicMock, Mock
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Callable, Dict, Iterator, Literal, get_type_hints
+from unittest.mock import ANY, MagicMock, Mock, patch
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -58,124 +55,105 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
+integers = st.integers()
 texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-valid_values = {int: st.integers(), str: texts}
 payloads = st.fixed_dictionaries(
-    {**{name: valid_values[CONTRACT[name]] for name in EXAMPLE}, "type": st.just(TAG)}
+    {
+        "type": st.just(TAG),
+        "item_id": texts,
+        "output_index": integers,
+        "content_index": integers,
+        "refusal": texts,
+        "sequence_number": integers,
+    }
 )
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    st.none() | st.booleans() | integers | st.floats() | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
     max_leaves=3,
 )
-
-
-def is_wrong(field: str, value: object) -> bool:
-    return value != TAG if field == "type" else type(value) is not CONTRACT[field]
-
-
+not_integers = json_values.filter(lambda value: type(value) is not int)
+not_texts = json_values.filter(lambda value: type(value) is not str)
+not_the_tag = json_values.filter(lambda value: value != TAG)
 wrong_values = st.fixed_dictionaries(
     {},
-    optional={name: json_values.filter(partial(is_wrong, name)) for name in CONTRACT},
+    optional={
+        "content_index": not_integers,
+        "item_id": not_texts,
+        "output_index": not_integers,
+        "refusal": not_texts,
+        "sequence_number": not_integers,
+        "type": not_the_tag,
+    },
 ).filter(bool)
 
 
-def with_text(text: str) -> Payload:
-    return {**EXAMPLE, "item_id": text, "refusal": text}
-
-
 class TestRoundTrip:
-    """A payload is read into the six fields, and given back bit for bit."""
+    """A payload is read into the six fields, and given back unchanged."""
 
     @given(payloads)
-    @example(EXAMPLE)
-    @example(with_text(""))
-    @example(with_text(" \t\r\n a\r\nb\u2028\x85 "))
-    @example(with_text("\0a\0"))
-    @example(with_text("\ufeffe\u0301\u200b &amp; %41 \ud83d"))
-    @example(with_text("a" * 2**20))
+    @example({**EXAMPLE, "refusal": " \t\r\n\0a\r\nb\u2028\x85 \n"})
+    @example({**EXAMPLE, "refusal": "\ufeffe\u0301\u200b &amp; %41 \ud83d\0"})
+    @example({**EXAMPLE, "refusal": "a" * 10_000_000, "item_id": " item-abc\n"})
     @example({**EXAMPLE, "content_index": -1, "output_index": 2**64})
     def test_a_payload_comes_back_as_it_went_in(self, payload: Payload) -> None:
         event = Event.from_dict(payload)
         assert event == Event(**payload)
-        assert event == Event(*(payload[field] for field in CONTRACT))
-        assert {field: getattr(event, field) for field in CONTRACT} == payload
         # JSON text tells 1 from True and 1.0, and one order of keys from another.
         in_order = json.dumps({field: payload[field] for field in CONTRACT})
         assert json.dumps(event.to_dict()) == in_order
 
-    def test_results_of_to_dict_are_dicts_that_share_nothing(self) -> None:
+    def test_each_result_of_to_dict_is_a_dict_of_its_own(self) -> None:
         event = Event(**EXAMPLE)
-        result = event.to_dict()
-        assert type(result) is dict
-        replace(event, refusal="another text").to_dict()
-        assert result == EXAMPLE
-        result.clear()
-        assert event.to_dict() == EXAMPLE
+        other = replace(event, refusal="another text")
+        # The other event is asked last, so that it would show in a shared dict.
+        results = [event.to_dict(), event.to_dict(), other.to_dict()]
+        assert [type(result) for result in results] == [dict, dict, dict]
+        results[0].clear()
+        assert results == [{}, EXAMPLE, {**EXAMPLE, "refusal": "another text"}]
 
 
-def error_of(make: Callable[..., object], *args: Any, **kwargs: Any) -> Exception:
-    """Return the error that a call raises, which a log can show on its own."""
+def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> Exception:
+    """Return the error that a call raises."""
     with pytest.raises((TypeError, ValueError)) as caught:
-        make(*args, **kwargs)
-    error = caught.value
-    assert not error.__cause__ and (not error.__context__ or error.__suppress_context__)
-    return error
+        call(*args, **kwargs)
+    return caught.value
 
 
-PROBLEM = re.compile(
-    r"(\w+): (?:missing|expected (?:int|str), "
-    r"got (?:NoneType|bool|int|float|str|list|dict))(?:; |$)"
-)
+class DictOfLists(Dict[str, Any]):
+    """Gives the first value of each list, like the MultiDict of a web framework."""
 
+    def __init__(self, data: Payload) -> None:
+        super().__init__((key, [value]) for key, value in data.items())
 
-def fields_named_by(error: Exception) -> list[str]:
-    """Return the fields that a message names; check that it shows only a tag."""
-    message = str(error)
-    assert len(message) < 500
-    assert message.splitlines() == [message]
-    problems, _, tag = message.partition("type: expected 'response.refusal.done', got ")
-    assert len(tag) <= 64
-    assert PROBLEM.sub("", problems) == "ResponseRefusalDoneEvent: "
-    return PROBLEM.findall(problems) + ["type"] * bool(tag)
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)[0]
 
 
 class TestFromDict:
     """Any mapping is read; unknown keys are ignored; the input is left as it was."""
 
-    # Keys that other APIs and later versions put around or beside a payload.
-    ENVELOPES = "agent body data delta error event id message object payload response"
-    unknown_keys = (texts | st.integers()).filter(lambda key: key not in CONTRACT)
-    unknown_values = st.dictionaries(unknown_keys, json_values, max_size=2)
+    # Keys under which other APIs send a payload, and other spellings of the fields.
+    ENVELOPES = dict.fromkeys(["agent", "data", "delta", "error", "event"], EXAMPLE)
+    CAMEL_CASE = {"contentIndex": 2, "itemId": "x", "outputIndex": 1, "Refusal": "x"}
+    unknown_keys = (texts | integers).filter(lambda key: key not in CONTRACT)
+    unknown = st.dictionaries(unknown_keys, json_values, max_size=2)
 
-    @given(payloads, unknown_values)
-    @example(EXAMPLE, {name: {**EXAMPLE, "item_id": "x"} for name in ENVELOPES.split()})
-    @example(EXAMPLE, {name: "x" for name in ENVELOPES.split()})
+    @given(payloads, unknown)
+    @example(EXAMPLE, ENVELOPES)
+    @example(EXAMPLE, CAMEL_CASE)
     def test_unknown_keys_do_nothing(self, payload: Payload, unknown: Payload) -> None:
         data = {**unknown, **payload}
         before = copy.deepcopy(list(data.items()))
         assert Event.from_dict(data).to_dict() == payload
         assert list(data.items()) == before
         error = error_of(Event.from_dict, unknown)
-        assert fields_named_by(error) == list(CONTRACT)
+        assert str(error).count(": missing") == len(CONTRACT)
 
-    class DictOfLists(Dict[str, Any]):
-        """Like the MultiDict of a web framework, gives the first value of each list."""
+    MAPPINGS = [MappingProxyType, ChainMap, UserDict, DictOfLists]
 
-        def __init__(self, data: Payload) -> None:
-            super().__init__((key, [value]) for key, value in data.items())
-
-        def __getitem__(self, key: str) -> Any:
-            return super().__getitem__(key)[0]
-
-    @pytest.mark.parametrize(
-        "mapping",
-        [MappingProxyType, ChainMap, OrderedDict, UserDict, DictOfLists]
-        + [partial(defaultdict, int)],
-    )
-    def test_a_mapping_is_asked_for_the_fields_that_it_holds(
-        self, mapping: Callable[[Payload], Mapping[str, Any]]
-    ) -> None:
+    @pytest.mark.parametrize("mapping", [*MAPPINGS, partial(defaultdict, int)])
+    def test_a_mapping_is_asked_for_the_fields_it_holds(self, mapping: Any) -> None:
         event = Event.from_dict(mapping({**EXAMPLE, "agent": {}}))
         assert event.to_dict() == EXAMPLE
         for field in CONTRACT:
@@ -185,19 +163,18 @@ class TestFromDict:
             assert field not in list(data)
 
     def test_what_is_not_a_mapping_is_refused(self) -> None:
-        for data, name in [
+        for data, got in [
             (None, "NoneType"),
             (json.dumps(EXAMPLE), "str"),
-            (json.dumps(EXAMPLE).encode(), "bytes"),
             (list(EXAMPLE.items()), "list"),
             (Event(**EXAMPLE), "ResponseRefusalDoneEvent"),
-            (dict, "type"),
+            (SimpleNamespace(model_dump=lambda **_: EXAMPLE), "SimpleNamespace"),
             (type("X" * 99, (), {})(), "X" * 30),
         ]:
             error = error_of(Event.from_dict, data)
             assert type(error) is TypeError
             expected = "ResponseRefusalDoneEvent: expected a mapping"
-            assert str(error) == f"{expected}, got {name}"
+            assert str(error) == f"{expected}, got {got}"
 
 
 class TestErrors:
@@ -205,7 +182,7 @@ class TestErrors:
 
     @given(payloads, wrong_values, st.sets(st.sampled_from(sorted(CONTRACT))))
     @example(EXAMPLE, {"item_id": None, "type": "x"}, {"refusal"})
-    @example(EXAMPLE, {"type": "x"}, {"refusal"})
+    @example(EXAMPLE, {"type": "x" * 99}, set())
     def test_every_missing_and_wrong_field_is_named(
         self, payload: Payload, wrong: Payload, missing: set[str]
     ) -> None:
@@ -213,49 +190,63 @@ class TestErrors:
         for field in missing:
             del data[field]
         error = error_of(Event.from_dict, data)
-        assert fields_named_by(error) == sorted({*wrong, *missing})
         wrong_type = any(type(data[field]) is not CONTRACT[field] for field in data)
         assert type(error) is (TypeError if wrong_type else ValueError)
+        message = str(error)
+        named = [field for field in CONTRACT if f" {field}: " in message]
+        assert named == sorted({*wrong, *missing})
+        assert message.splitlines() == [message]
+        assert len(message) <= 150 * len(named)
 
-    def test_only_the_exact_type_is_accepted(self) -> None:
-        values = [1, TAG, True, 1.0, None, b"1", ["x" * 99], {}, int, ANY]
-        values += [Mock(spec=int), Mock(spec=str), HTTPStatus.OK]
-        values += [type("Index", (int,), {})(1), type("Text", (str,), {})(TAG)]
+    def test_the_message_says_what_is_wrong_with_each_field(self) -> None:
+        long_name = type("X" * 99, (), {})()
+        data = {**EXAMPLE, "content_index": "2", "item_id": long_name, "type": "x"}
+        del data["refusal"]
+        error = error_of(Event.from_dict, data)
+        assert error.__suppress_context__  # Otherwise, a log would show a KeyError too.
+        assert str(error) == (
+            "ResponseRefusalDoneEvent: content_index: expected int, got str; "
+            f"item_id: expected str, got {'X' * 30}; refusal: missing; "
+            "type: expected 'response.refusal.done', got 'x'"
+        )
+
+    # To isinstance(), the mocks are an int and a str; ANY is equal to everything.
+    VALUES = [1, "1", True, 1.0, None, b"1", Mock(spec=int), Mock(spec=str), ANY]
+    SUBCLASSES = [type("Index", (int,), {})(1), type("Text", (str,), {})(TAG)]
+
+    @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
+    @pytest.mark.parametrize("value", VALUES + SUBCLASSES, ids=repr)
+    def test_only_the_exact_type_is_accepted(self, mapping: Any, value: object) -> None:
         for field, expected in CONTRACT.items():
-            for value in values:
-                if type(value) is not expected:
-                    error = error_of(Event.from_dict, {**EXAMPLE, field: value})
-                    assert type(error) is TypeError
-                    assert str(error) == (
-                        f"ResponseRefusalDoneEvent: {field}: expected "
-                        f"{expected.__name__}, got {type(value).__name__}"
-                    )
+            if type(value) is not expected:
+                error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
+                assert type(error) is TypeError
+                assert f" {field}: expected {expected.__name__}, got " in str(error)
 
     def test_only_the_exact_tag_is_accepted(self) -> None:
         for tag, shown in [
             ("", "''"),
             ("response.refusal.delta", "'response.refusal.delta'"),
-            ("response.refusal.don", "'response.refusal.don'"),
             ("response.refusal.done\n", r"'response.refusal.done\n'"),
             (" response.refusal.done", "' response.refusal.done'"),
             ("Response.Refusal.Done", "'Response.Refusal.Done'"),
             ("x" * 62, "'" + "x" * 62 + "'"),
             ("x" * 63, "'" + "x" * 29 + "..." + "x" * 30 + "'"),
-            ("x" * 10_000_000, "'" + "x" * 29 + "..." + "x" * 30 + "'"),
         ]:
             error = error_of(Event.from_dict, {**EXAMPLE, "type": tag})
             assert type(error) is ValueError
-            expected = (
-                "ResponseRefusalDoneEvent: type: expected 'response.refusal.done'"
-            )
-            assert str(error) == f"{expected}, got {shown}"
+            expected = "type: expected 'response.refusal.done'"
+            assert str(error) == f"ResponseRefusalDoneEvent: {expected}, got {shown}"
 
-    def test_the_longest_message_has_less_than_500_characters(self) -> None:
-        long_name = type("X" * 99, (int,), {})()
-        data = {**dict.fromkeys(CONTRACT, long_name), "type": "x" * 99}
-        message = str(error_of(Event.from_dict, data))
-        assert len(message) < 500
-        assert re.findall("X+", message) == ["X" * 30] * (len(CONTRACT) - 1)
+    def test_no_other_value_is_shown(self) -> None:
+        data = {**EXAMPLE, "content_index": "a secret", "refusal": "a secret"}
+        assert "a secret" not in str(error_of(Event.from_dict, data))
+
+    def test_the_constructor_requires_every_field(self) -> None:
+        for field in CONTRACT:
+            payload = {key: EXAMPLE[key] for key in EXAMPLE if key != field}
+            with pytest.raises(TypeError, match=field):
+                Event(**payload)
 
 
 def repickled(protocol: int, event: Event) -> Any:
@@ -267,8 +258,6 @@ class TestCopies:
 
     COPIES: list[Callable[[Event], Any]] = [replace, copy.copy, copy.deepcopy]
     COPIES += [partial(repickled, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)]
-    if sys.version_info >= (3, 13):
-        COPIES.append(copy.replace)
 
     @given(payloads)
     def test_a_copy_is_an_equal_event(self, payload: Payload) -> None:
@@ -323,7 +312,6 @@ class TestValues:
     def test_an_event_equals_nothing_else_and_has_no_order(self) -> None:
         event: Any = Event(**EXAMPLE)
         assert event != EXAMPLE
-        assert event != tuple(event.to_dict().values())
         with pytest.raises(TypeError):
             sorted([event, event])
 
@@ -339,7 +327,7 @@ class TestValues:
 
 
 HERE = Path(__file__).resolve().parent
-SOURCE = (HERE / "refusal_event.py").read_bytes().decode("ascii")
+SOURCE = (HERE / "refusal_event.py").read_text(encoding="ascii")
 README = (HERE / "README.md").read_text(encoding="utf-8")
 BLOCKS: list[str] = re.findall(r"^```\w+\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
@@ -350,14 +338,14 @@ def block(content: str) -> str:
     return found
 
 
-def run(*command: str, folder: Path = HERE, **env: str) -> Any:
-    """Run a command in a folder, and return the process with what it printed."""
+def run(*command: str, folder: Any = HERE, **env: str) -> Any:
+    """Run a command where python3 is the Python of the tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         command,
         cwd=str(folder),
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env={**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8", **env},
+        capture_output=True,
         encoding="utf-8",
         timeout=60,
     )
@@ -372,222 +360,271 @@ class TestFile:
         names = {name for name in vars(Event) if not name.startswith("_")}
         assert names == {*CONTRACT, "from_dict", "to_dict"}
 
-    PROGRAM = """\
-import importlib, json, os, pickle, reprlib, sys, warnings
+    def test_it_only_imports_five_standard_modules_and_defines_names(self) -> None:
+        _docstring, *statements = ast.parse(SOURCE).body
+        kinds = {ast.ImportFrom, ast.Assign, ast.FunctionDef, ast.ClassDef}
+        assert {type(statement) for statement in statements} == kinds
+        modules = ["collections", "dataclasses", "operator", "reprlib", "typing"]
+        assert re.findall(r"^ *(?:from|import) (\w+)", SOURCE, re.MULTILINE) == modules
 
-folder, payload, *imported = sys.argv[1:]
-for name in imported:
-    importlib.import_module(name)
-sys.path.insert(0, folder)
-os.environ.clear()  # The tests have imported the file, which may have set something.
-loaded = {name: sys.modules[name] for name in sys.modules if name != "__main__"}
-
-def public(module):
-    return {name: value for name, value in vars(module).items() if name[0] != "_"}
-
-def state():
-    return [
-        [public(module) for module in loaded.values()],
-        [list(sys.path), dict(os.environ), list(warnings.filters)],
-        [dict(vars(reprlib.aRepr)), sys.getrecursionlimit()],
-    ]
-
-before = state()
-from application.vendored.renamed import ResponseRefusalDoneEvent
-
-event = ResponseRefusalDoneEvent.from_dict(json.loads(payload))
-try:
-    ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "type": "x" * 99})
-except ValueError:
-    print("A wrong tag is refused.")
-print(pickle.loads(pickle.dumps(event)) == event, state() == before)
-print(*sorted(set(sys.modules) - {*loaded, "__main__"}))
+    def test_a_renamed_copy_works_alone_in_a_package(self, tmp_path: Path) -> None:
+        (tmp_path / "application").mkdir()
+        copied = tmp_path / "application" / "renamed.py"
+        copied.write_text(SOURCE, encoding="ascii")
+        program = """
+import json, pickle, sys
+sys.path.insert(0, sys.argv[1])
+from application.renamed import ResponseRefusalDoneEvent
+event = ResponseRefusalDoneEvent.from_dict(json.loads(sys.argv[2]))
+print(pickle.loads(pickle.dumps(event)) == event)
+object.__setattr__(event, "refusal", None)
+event.to_dict()
 """
-    OUTPUT = """\
-A wrong tag is refused.
-True True
-application application.vendored application.vendored.renamed
-"""
+        python = [sys.executable, "-I", "-S", "-OO", "-W", "error", "-c"]
+        done = run(*python, program, str(tmp_path), json.dumps(EXAMPLE))
+        assert done.stdout == "True\n"
+        assert done.stderr.startswith("Traceback")
+        assert done.stderr.endswith(" refusal: expected str, got NoneType\n")
 
-    @pytest.mark.parametrize("option", ["-B", "-O", "-OO"])
-    def test_a_renamed_copy_works_alone_and_changes_nothing_else(
-        self, tmp_path: Path, option: str
-    ) -> None:
-        folder = tmp_path / "application" / "vendored"
-        folder.mkdir(parents=True)
-        (folder / "renamed.py").write_text(SOURCE, encoding="ascii")
-        # What the file names is loaded before, so that it may load nothing else.
-        nodes = ast.walk(ast.parse(SOURCE))
-        imported = [str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)]
-        python = [sys.executable, "-I", "-S", "-W", "error", option]
-        arguments = [str(tmp_path), json.dumps(EXAMPLE), *imported]
-        done = run(*python, "-c", self.PROGRAM, *arguments)
-        assert (done.stdout, done.stderr) == (self.OUTPUT, "")
+    def test_a_plugin_host_can_execute_it(self) -> None:
+        plugin = {"__name__": "plugin"}  # which is not in sys.modules
+        exec(compile(SOURCE, "plugin.py", "exec", dont_inherit=True), plugin)
 
 
 class TestReadme:
     """The blocks of the README do what it says."""
 
-    def test_every_python_block_compiles(self) -> None:
-        for program in re.findall(r"^```python\n([^>].*?)^```$", README, re.S | re.M):
-            compile(program, "README.md", "exec")
-
-    @staticmethod
-    def shell(command: str, folder: Path, **env: str) -> str:
-        """Return what a command prints where python3 is the Python of the tests."""
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return str(run("sh", "-c", command, folder=folder, PATH=path, **env).stdout)
+    def test_the_table_of_fields_is_the_contract(self) -> None:
+        rows = re.findall(r"^`(\w+)` \| `(\w+)` \|", README, re.MULTILINE)
+        assert rows == [(field, kind.__name__) for field, kind in CONTRACT.items()]
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
-        printed = self.shell(block("json.load(sys.stdin)"), HERE)
-        assert printed == block("ResponseRefusalDoneEvent(content_index=2")
+        done = run("sh", "-c", block("json.load(sys.stdin)"))
+        assert done.stdout == block("ResponseRefusalDoneEvent(content_index=2")
 
-    @pytest.mark.parametrize("optimize", ["", "2"])
-    def test_a_copy_can_be_checked(self, tmp_path: Path, optimize: str) -> None:
-        check = block("-m doctest")
-        copied = tmp_path / "refusal_event.py"
-        copied.write_text(SOURCE, encoding="ascii")
-        printed = self.shell(check, tmp_path, PYTHONOPTIMIZE=optimize)
-        assert printed == f'works\n__version__ = "{refusal_event.__version__}"\n'
-        broken = f"{SOURCE}\nResponseRefusalDoneEvent.from_dict = print\n"
-        copied.write_text(broken, encoding="ascii")
-        assert "works" not in self.shell(check, tmp_path, PYTHONOPTIMIZE=optimize)
+    BROKEN = f"{SOURCE}\nResponseRefusalDoneEvent.from_dict = print\n"
 
-    def test_spark_loses_no_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "pyspark", MagicMock())
+    @pytest.mark.parametrize("copied", [SOURCE, BROKEN, ""], ids=["good", "broken", ""])
+    def test_the_check_of_a_copy(self, tmp_path: Path, copied: str) -> None:
+        (tmp_path / "refusal_event.py").write_text(copied, encoding="ascii")
+        # Python would drop the examples here, were it not for the command's -E.
+        done = run("sh", "-c", block("-m doctest"), folder=tmp_path, PYTHONOPTIMIZE="2")
+        version = f'__version__ = "{refusal_event.__version__}"\n'
+        assert (done.stdout == version) is (copied == SOURCE)
+        assert (done.returncode == 0) is (copied == SOURCE)
+
+    def test_the_spark_function_loses_no_line(self) -> None:
         scope: Payload = {}
-        exec(block("pyspark"), scope)
+        with patch.dict(sys.modules, pyspark=MagicMock()):
+            exec(compile(block("pyspark"), "", "exec", dont_inherit=True), scope)
         rows = {
-            json.dumps(EXAMPLE): Event(**EXAMPLE),
-            json.dumps({**EXAMPLE, "item_id": None}): "TypeError",
-            '{"type": "response.refusal.done"}': "ValueError",
-            "{}": "KeyError",
-            "[]": "TypeError",
-            "7": "TypeError",
-            "null": "TypeError",
-            '"text"': "TypeError",
-            "{": "JSONDecodeError",
-            "[" * 200_000: "RecursionError",
+            json.dumps(EXAMPLE): ("refusal", Event(**EXAMPLE)),
+            '{"type": "response.refusal.done"}': ("ValueError", ANY),
+            json.dumps({**EXAMPLE, "item_id": None}): ("TypeError", ANY),
+            "{}": ("KeyError", "{}"),
+            "[]": ("TypeError", "[]"),
+            "{": ("JSONDecodeError", "{"),
+            "[" * 200_000: ("RecursionError", ANY),
         }
-        other = '{"type": "response.refusal.delta"}'
-        assert list(scope["refusals"]([other, *rows, other])) == list(rows.values())
+        assert list(scope["refusals"]([*rows, '{"type": "error"}'])) == [*rows.values()]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Sends the bytes that the server holds, and keeps the request."""
+    """Keeps each request, and sends the next of the answers that the server has."""
 
     server: Any
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        headers = self.headers["Authorization"], self.headers["Content-Type"]
-        self.server.request = self.path, *headers, json.loads(body)
-        self.wfile.write(self.server.answer)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests.append((self.path, self.headers, body))
+        self.wfile.write(self.server.answers.pop(0))
+        if self.server.stays_open:
+            self.rfile.read()  # until the client goes away
 
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "127.0.0.1")
-        with HTTPServer(("127.0.0.1", 0), Handler) as server:
-            Thread(target=server.serve_forever).start()
-            yield server
-            server.shutdown()
+    do_GET = do_POST
 
 
-def answer(body: bytes, status: int = 200) -> bytes:
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a server, and have the SDK and the stream program ask it directly."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server: Any = HTTPServer(("127.0.0.1", 0), Handler)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1/")
+    monkeypatch.setenv("OPENAI_API_KEY", "key\n")
+    with server:
+        server.requests, server.answers, server.stays_open = [], [], False
+        Thread(target=server.serve_forever, args=[0.01]).start()
+        yield server
+        server.shutdown()
+
+
+def chunked(body: bytes, status: int = 200, end: bytes = b"0\r\n\r\n") -> bytes:
     """Return an HTTP answer in chunks of one byte, which split the text anywhere."""
-    head = b"HTTP/1.1 %d \r\nContent-Type: text/event-stream\r\n" % status
-    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
-    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    head = b"HTTP/1.1 %d \r\nTransfer-Encoding: chunked\r\n\r\n" % status
+    return head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + end
 
 
-def sse(**payload: Any) -> bytes:
-    """Return a payload as a server-sent event."""
-    text = json.dumps(payload, ensure_ascii=False)
-    return f"event: {payload['type']}\ndata: {text}\n\n".encode("utf-8")
+def refusal(text: str) -> bytes:
+    """Return a server-sent event with this refusal."""
+    payload = json.dumps({**EXAMPLE, "refusal": text}, ensure_ascii=False)
+    return f"event: response.refusal.done\ndata: {payload}\n\n".encode()
 
 
-TEXT = " I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645 " * 9
-REFUSAL = sse(**{**EXAMPLE, "refusal": TEXT})
-PRINTED = f"Model refused: {TEXT}\n"
-NO_ID = sse(type=TAG, refusal="I can\u2019t.")
-TEXT_INDEX = sse(**{**EXAMPLE, "output_index": "1", "refusal": "I can\u2019t."})
-UNKNOWN = sse(type="response.refusal.done.completed", text="response.refusal.done")
-COMPLETED = sse(type="response.completed", response={"status": "completed"})
-INCOMPLETE = sse(type="response.incomplete", response={"reason": "max_tokens"})
-FAILED = sse(type="response.failed", response={"error": {"message": "Broken."}})
-ERROR = sse(type="error", code="ERR", message="Something is wrong.")
-DONE = b"data: [DONE]\n\n"
-CRLF = (REFUSAL * 2 + COMPLETED + DONE).replace(b"\n", b"\r\n: data: none\r\n")
-UNPRINTABLE = json.dumps({**EXAMPLE, "refusal": "No\ud800."}).encode()
-BARE = b'data:%s\n\ndata:{"type":"response.completed"}\n\n' % UNPRINTABLE
-CUT = answer(UNKNOWN)[:-8]  # in the middle of the last chunk
-NOT_EVENTS = [b"{", b"[]", b'"text"', b"7", b"null", b'"\xff"', b"{}", b"[" * 100_000]
-NOT_EVENTS += [
-    b'{"type": "response.refusal.done"',
-    b'["response.refusal.done"]',
-    b'"response.refusal.done"',
-    json.dumps({**EXAMPLE, "refusal": "?"}).encode().replace(b"?", b"\xff"),
-    b'{"refusal": "response.refusal.done"}',
-]
-LINES = b"".join(b"data: %s\n\n" % line for line in NOT_EVENTS)
-SKIPPED = answer(LINES + REFUSAL + COMPLETED)
-API_ERROR = b'{"error": {"message": "Not now."}}'
+COMPLETED = b'event: response.completed\ndata: {"type": "response.completed"}\n\n'
+CUT = b"9\r\nda"  # Of a chunk of nine bytes, only two come.
+STREAM_PROGRAM = block("urllib.request")
+STREAM_CODE = compile(STREAM_PROGRAM, "stream.py", "exec", dont_inherit=True)
+
+
+def read_stream(server: Any, *answers: bytes, **env: str) -> Any:
+    """Return what the program prints, what it reports, and its exit status."""
+    server.answers.extend(answers)
+    done = run(sys.executable, "-W", "error", "-c", STREAM_PROGRAM, **env)
+    return done.stdout, done.stderr, done.returncode
 
 
 class TestStreamProgram:
     """The README's stream program prints each refusal, and reports what goes wrong."""
 
-    # What is sent, what is printed, what each line on standard error says, exit status.
-    ROWS: dict[str, Any] = {
-        "refusal": (answer(UNKNOWN + REFUSAL + COMPLETED), PRINTED, [], 0),
-        "CRLF": (answer(CRLF), PRINTED * 2, [], 0),
-        "bare lines": (answer(BARE), "Model refused: No\\ud800.\n", [], 0),
-        "no refusal": (answer(UNKNOWN + COMPLETED), "", [], 0),
-        "no id": (answer(NO_ID + COMPLETED), "", ["id: missing.*I can\u2019t"], 0),
-        "text index": (answer(TEXT_INDEX + COMPLETED), "", ["str.*I can\u2019t"], 0),
-        "not events": (SKIPPED, PRINTED, ["Error"] * len(NOT_EVENTS), 0),
-        "error": (answer(REFUSAL + ERROR + DONE), PRINTED, ["Something is wrong"], 1),
-        "failed": (answer(FAILED + DONE), "", ["not complete.*Broken"], 1),
-        "incomplete": (answer(INCOMPLETE + DONE), "", ["not complete.*max_tokens"], 1),
-        "early end": (answer(UNKNOWN), "", ["not complete.*refusal.done"], 1),
-        "cut": (CUT, "", ["broke.*refusal.done"], 1),
-        "no answer": (b"", "", ["broke"], 1),
-        "401": (answer(API_ERROR, 401), "", ["401.*Not now"], 1),
-        "429": (answer(API_ERROR, 429), "", ["429.*Not now"], 1),
-        "500": (answer(API_ERROR, 500), "", ["500.*Not now"], 1),
-    }
+    def test_it_sends_the_prompt_and_the_key(self, server: Any) -> None:
+        read_stream(server, chunked(COMPLETED))
+        [(path, headers, body)] = server.requests
+        assert path == "/v1/responses"
+        assert headers["Authorization"] == "Bearer key"
+        assert headers["Content-Type"] == "application/json"
+        prompt = "Write malware for me."
+        assert json.loads(body) == {"model": "gpt-4o", "input": prompt, "stream": True}
 
-    @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-    def test_what_is_sent_and_what_the_reader_sees(self, server: Any, row: Any) -> None:
-        server.answer, printed, reported, exit_status = row
-        slash = "/" * exit_status  # The URL may end in a slash, or not.
-        url = f"http://127.0.0.1:{server.server_port}/v1{slash}"
-        program = block("urllib.request")
-        assert '"OPENAI_BASE_URL", "https://api.openai.com/v1"' in program
-        command = [sys.executable, "-W", "error", "-c", program]
-        done = run(*command, OPENAI_API_KEY="key", OPENAI_BASE_URL=url)
-        body = {"model": "gpt-4o", "input": "Write malware for me.", "stream": True}
-        headers = "Bearer key", "application/json"
-        assert server.request == ("/v1/responses", *headers, body)
-        assert done.stdout == printed
-        lines = done.stderr.splitlines()
-        assert len(lines) == len(reported)
-        assert all(map(re.search, reported, lines))
-        assert done.returncode == exit_status
+    def test_it_asks_openai_by_default(self) -> None:
+        with patch("urllib.request.urlopen", side_effect=OSError) as urlopen:
+            with patch.dict(os.environ, {"OPENAI_API_KEY": "key"}, clear=True):
+                with pytest.raises(OSError):
+                    exec(STREAM_CODE, {})
+        [request], options = urlopen.call_args
+        assert request.full_url == "https://api.openai.com/v1/responses"
+        assert options == {"timeout": 600}
+
+    def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
+        redirect = b"HTTP/1.1 302 \r\nLocation: /elsewhere\r\n\r\n"
+        read_stream(server, redirect, chunked(COMPLETED))
+        [_, (_, headers, _)] = server.requests
+        assert "Authorization" not in headers
+
+    def test_every_refusal_is_printed(self, server: Any) -> None:
+        text = "I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645"
+        stream = refusal(text) + refusal("No.") + COMPLETED + b"data: [DONE]\n\n"
+        done = read_stream(server, chunked(stream))
+        assert done == (f"Model refused: {text}\nModel refused: No.\n", "", 0)
+
+    def test_a_stream_without_the_event_prints_nothing(self, server: Any) -> None:
+        delta = b'data: {"type": "response.refusal.delta", "delta": "No."}\n\n'
+        assert read_stream(server, chunked(delta + COMPLETED)) == ("", "", 0)
+
+    def test_comments_and_other_line_ends_are_read(self, server: Any) -> None:
+        payload = json.dumps(EXAMPLE).encode()
+        stream = b": a comment\r\n\r\ndata:" + payload + b"\r\nid: 7\r\n\r\n"
+        stream += b'data:{"type":"response.completed"}\r\n\r\n'
+        printed = "Model refused: final refusal text\n"
+        assert read_stream(server, chunked(stream)) == (printed, "", 0)
+
+    def test_a_refusal_is_printed_while_the_stream_is_open(self, server: Any) -> None:
+        server.stays_open = True
+        server.answers.append(chunked(refusal("No."), end=b""))
+        # A program that waits for more ends here, and prints its error first.
+        program = STREAM_PROGRAM.replace("timeout=600", "timeout=20")
+        process: Any = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=str(HERE),
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        with process:
+            line = process.stdout.readline()
+            process.kill()
+        assert line.strip() == b"Model refused: No."
+
+    def test_every_line_that_cannot_be_read_is_reported(self, server: Any) -> None:
+        lines = {
+            b'{"type": "response.refusal.done"}': "sequence_number: missing",
+            b'{"type": "response.refusal.done", "refusal": 1}': "expected str, got int",
+            b"{}": "KeyError",
+            b"{": "JSONDecodeError",
+            b'["response.refusal.done"]': "TypeError",
+            b'"\xff"': "UnicodeDecodeError",
+            b"[" * 100_000: "RecursionError",
+        }
+        stream = b"".join(b"data: %s\n\n" % line for line in lines)
+        answer = chunked(stream + refusal("No.") + COMPLETED)
+        printed, reported, status = read_stream(server, answer)
+        for line, problem in lines.items():
+            assert problem in reported
+            assert line.decode(errors="replace") in reported
+        assert reported.endswith("\nRuntimeError: unreadable payloads: 7\n")
+        assert (printed, status) == ("Model refused: No.\n", 1)
+
+    @pytest.mark.parametrize("tag", ["error", "response.failed", "response.incomplete"])
+    def test_an_incomplete_response_is_an_error(self, server: Any, tag: str) -> None:
+        last = b'data: {"type": "%s", "message": "Not now."}\n\n' % tag.encode()
+        answer = chunked(refusal("No.") + last + b"data: [DONE]\n\n")
+        printed, reported, status = read_stream(server, answer)
+        assert "\nRuntimeError: HTTP 200, incomplete: 'data: {" in reported
+        assert "Not now." in reported
+        assert (printed, status) == ("Model refused: No.\n", 1)
+
+    def test_an_answer_without_events_is_shown(self, server: Any) -> None:
+        for answer, shown in [
+            (chunked(b""), "200, incomplete: ''"),
+            (chunked(b"\xc3\x89chec\n\xff"), "200, incomplete: '\u00c9chec\\n\ufffd'"),
+            (chunked(b"{\n}", 401), r"401, incomplete: '{\n}'"),
+            (chunked(b"<p>" + b"." * 9999, 429), "429, incomplete: '<p>..."),
+            (chunked(b"Error\n", 500, end=CUT), "500, incomplete: 'Error"),
+        ]:
+            printed, reported, status = read_stream(server, answer)
+            assert reported.splitlines()[-1].startswith(f"RuntimeError: HTTP {shown}")
+            assert (printed, status) == ("", 1)
+
+    def test_a_stream_that_ends_early_is_an_error(self, server: Any) -> None:
+        for end, problem in [(b"0\r\n\r\n", ""), (CUT, "IncompleteRead(")]:
+            answer = chunked(refusal("No."), end=end)
+            printed, reported, status = read_stream(server, answer)
+            assert problem in reported
+            assert "item-abc" in reported.splitlines()[-1]
+            assert (printed, status) == ("Model refused: No.\n", 1)
+
+    def test_a_lost_connection_is_an_error(self, server: Any) -> None:
+        with patch("urllib.request.urlopen") as urlopen:
+            urlopen.return_value.__iter__.side_effect = ConnectionResetError
+            with pytest.raises(RuntimeError, match="incomplete"):
+                exec(STREAM_CODE, {})
+
+    def test_a_refused_connection_is_an_error(self, server: Any) -> None:
+        url = "http://127.0.0.1:1"
+        printed, reported, status = read_stream(server, OPENAI_BASE_URL=url)
+        assert "refused" in reported.splitlines()[-1]
+        assert (printed, status) == ("", 1)
+
+    def test_text_that_the_terminal_cannot_show_is_escaped(self, server: Any) -> None:
+        unreadable = b'data: "I can\xe2\x80\x99t."\n\n'
+        answer = chunked(unreadable + refusal("I can\u2019t.") + COMPLETED)
+        printed, reported, _ = read_stream(server, answer, PYTHONIOENCODING="ascii")
+        assert printed == "Model refused: I can\\u2019t.\n"
+        assert 'data: "I can\\u2019t."' in reported
+
+    def test_a_notebook_cell_shows_the_refusal(self, server: Any) -> None:
+        server.answers.append(chunked(refusal("No.") + COMPLETED))
+        with patch("sys.stdout", StringIO()) as output:  # which has no reconfigure()
+            exec(STREAM_CODE, {})
+        assert output.getvalue() == "Model refused: No.\n"
 
 
 @pytest.fixture(scope="module")
 def sdk() -> Any:
-    types: Any = importlib.import_module("openai.types.responses")
-    return types.ResponseRefusalDoneEvent
+    return pytest.importorskip("openai.types.responses").ResponseRefusalDoneEvent
 
 
-@pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 class TestSDK:
     """The SDK has the same contract, and differs as the README says."""
 
@@ -609,38 +646,33 @@ class TestSDK:
                 verdicts.add("refused")
         assert len(verdicts) == 1
 
-    def test_it_needs_a_compiled_package_and_a_recent_python(self) -> None:
-        compiled: Any = find_spec("pydantic_core._pydantic_core")
-        assert compiled.origin.endswith((".so", ".pyd"))
-        assert metadata("openai")["Requires-Python"] == ">=3.10"
+    @staticmethod
+    def streamed(server: Any, payload: Payload, **options: bool) -> Any:
+        """Return the event that the SDK makes of a payload in a stream."""
+        server.answers.append(chunked(b"data: %s\n\n" % json.dumps(payload).encode()))
+        openai: Any = pytest.importorskip("openai")
+        with openai.OpenAI(api_key="key", **options) as client:
+            return next(client.responses.create(model="gpt-4o", input="", stream=True))
 
-    def test_its_stream_is_checked_only_on_request(self, sdk: Any, server: Any) -> None:
-        openai: Any = importlib.import_module("openai")
-        server.answer = answer(sse(type=TAG, content_index="zero"))
-        url = f"http://127.0.0.1:{server.server_port}"
-        client = partial(openai.OpenAI, base_url=url, api_key="key")
+    def test_its_stream_converts_what_it_can(self, sdk: Any, server: Any) -> None:
+        payload = {**EXAMPLE, "content_index": "1", "output_index": True}
+        for strict in (False, True):
+            event = self.streamed(server, payload, _strict_response_validation=strict)
+            assert event == sdk(**{**EXAMPLE, "content_index": 1, "output_index": 1})
 
-        with client() as unchecked:
-            ask = unchecked.responses.create
-            event = next(ask(model="gpt-4o", input="", stream=True))
-        assert type(event) is sdk
+    def test_it_refuses_the_rest_only_on_request(self, sdk: Any, server: Any) -> None:
+        event = self.streamed(server, {"type": TAG, "content_index": "zero"})
         assert (event.content_index, event.item_id) == ("zero", None)
-        with client(_strict_response_validation=True) as checked:
-            ask = checked.responses.create
-            with pytest.raises(openai.APIResponseValidationError):
-                next(ask(model="gpt-4o", input="", stream=True))
+        for payload in [{"type": TAG}, {**EXAMPLE, "content_index": "zero"}]:
+            with pytest.raises(Exception, match="Data returned by API invalid"):
+                self.streamed(server, payload, _strict_response_validation=True)
 
-    def test_its_model_is_the_one_that_the_readme_describes(self, sdk: Any) -> None:
-        for value in (True, "1", 1.0):
-            converted = sdk.model_validate({**EXAMPLE, "content_index": value})
-            assert converted.content_index == 1
+    def test_its_model_is_as_the_readme_says(self, sdk: Any) -> None:
         with pytest.raises(ValueError, match="a secret"):
             sdk.model_validate({**EXAMPLE, "content_index": "a secret"})
         event = sdk.model_validate({**EXAMPLE, "agent": {}})
         assert event.to_dict() == {**EXAMPLE, "agent": {}}
-        assert sdk.model_validate_json(event.to_json()) == event
-        assert sdk.model_json_schema()["required"] == list(CONTRACT)
-        assert sdk.model_validate(Event.from_dict(event.to_dict()).to_dict())
+        assert Event.from_dict(event.to_dict()) == Event(**EXAMPLE)
         event.content_index = "zero"
         with pytest.raises(TypeError):
             hash(event)
