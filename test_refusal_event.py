@@ -48,6 +48,7 @@ CONTRACT = {
     "sequence_number": int,
     "type": str,
 }
+TEXTS = ["item_id", "refusal"]
 
 # Without deadlines, because they fail on a slow machine.
 settings.register_profile(
@@ -92,9 +93,9 @@ class TestRoundTrip:
     """A payload is read into the six fields, and given back unchanged."""
 
     @given(payloads)
-    @example({**EXAMPLE, "refusal": " \t\r\n\0a\r\nb\u2028\x85 \n"})
-    @example({**EXAMPLE, "refusal": "\ufeffe\u0301\u200b &amp; %41 \ud83d\0"})
-    @example({**EXAMPLE, "refusal": "a" * 10_000_000, "item_id": " item-abc\n"})
+    @example({**EXAMPLE, **dict.fromkeys(TEXTS, " \t\r\n\0a\r\nb\u2028\x85 \n")})
+    @example({**EXAMPLE, **dict.fromkeys(TEXTS, "\ufeffe\u0301\u200b&amp;\ud83d\0")})
+    @example({**EXAMPLE, **dict.fromkeys(TEXTS, "a" * 10_000_000)})
     @example({**EXAMPLE, "content_index": -1, "output_index": 2**64})
     def test_a_payload_comes_back_as_it_went_in(self, payload: Payload) -> None:
         event = Event.from_dict(payload)
@@ -168,7 +169,7 @@ class TestFromDict:
             (json.dumps(EXAMPLE), "str"),
             (list(EXAMPLE.items()), "list"),
             (Event(**EXAMPLE), "ResponseRefusalDoneEvent"),
-            (SimpleNamespace(model_dump=lambda **_: EXAMPLE), "SimpleNamespace"),
+            (SimpleNamespace(**EXAMPLE, model_dump=lambda: EXAMPLE), "SimpleNamespace"),
             (type("X" * 99, (), {})(), "X" * 30),
         ]:
             error = error_of(Event.from_dict, data)
@@ -203,7 +204,7 @@ class TestErrors:
         data = {**EXAMPLE, "content_index": "2", "item_id": long_name, "type": "x"}
         del data["refusal"]
         error = error_of(Event.from_dict, data)
-        assert error.__suppress_context__  # Otherwise, a log would show a KeyError too.
+        assert error.__cause__ is None and error.__suppress_context__  # no KeyError
         assert str(error) == (
             "ResponseRefusalDoneEvent: content_index: expected int, got str; "
             f"item_id: expected str, got {'X' * 30}; refusal: missing; "
@@ -217,11 +218,13 @@ class TestErrors:
     @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
     @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
     def test_only_the_exact_type_is_accepted(self, mapping: Any, value: object) -> None:
-        for field, expected in CONTRACT.items():
-            if type(value) is not expected:
+        got = type(value).__name__
+        for field, kind in CONTRACT.items():
+            if type(value) is not kind:
                 error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
                 assert type(error) is TypeError
-                assert f" {field}: expected {expected.__name__}, got " in str(error)
+                problem = f"{field}: expected {kind.__name__}, got {got}"
+                assert str(error) == f"ResponseRefusalDoneEvent: {problem}"
 
     def test_only_the_exact_tag_is_accepted(self) -> None:
         for tag, shown in [
@@ -258,6 +261,8 @@ class TestCopies:
 
     COPIES: list[Callable[[Event], Any]] = [replace, copy.copy, copy.deepcopy]
     COPIES += [partial(repickled, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)]
+    if sys.version_info >= (3, 13):
+        COPIES.append(copy.replace)
 
     @given(payloads)
     def test_a_copy_is_an_equal_event(self, payload: Payload) -> None:
@@ -668,11 +673,7 @@ class TestSDK:
                 self.streamed(server, payload, _strict_response_validation=True)
 
     def test_its_model_is_as_the_readme_says(self, sdk: Any) -> None:
-        with pytest.raises(ValueError, match="a secret"):
-            sdk.model_validate({**EXAMPLE, "content_index": "a secret"})
         event = sdk.model_validate({**EXAMPLE, "agent": {}})
         assert event.to_dict() == {**EXAMPLE, "agent": {}}
         assert Event.from_dict(event.to_dict()) == Event(**EXAMPLE)
         event.content_index = "zero"
-        with pytest.raises(TypeError):
-            hash(event)
