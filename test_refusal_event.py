@@ -517,19 +517,19 @@ class TestStreamProgram:
         [_, (_, headers, _)] = server.requests
         assert "Authorization" not in headers
 
-    def test_every_refusal_is_printed(self, server: Any) -> None:
-        text = "I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645"
-        stream = refusal(text) + refusal("No.") + COMPLETED + b"data: [DONE]\n\n"
+    def test_every_refusal_is_printed_whole(self, server: Any) -> None:
+        text = " I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645 " * 99
+        stream = refusal(text) + refusal("") + COMPLETED + b"data: [DONE]\n\n"
         done = read_stream(server, chunked(stream))
-        assert done == (f"Model refused: {text}\nModel refused: No.\n", "", 0)
+        assert done == (f"Model refused: {text}\nModel refused: \n", "", 0)
 
     def test_a_stream_without_the_event_prints_nothing(self, server: Any) -> None:
         delta = b'data: {"type": "response.refusal.delta", "delta": "No."}\n\n'
         assert read_stream(server, chunked(delta + COMPLETED)) == ("", "", 0)
 
-    def test_comments_and_other_line_ends_are_read(self, server: Any) -> None:
+    def test_comments_line_ends_and_a_byte_order_mark(self, server: Any) -> None:
         payload = json.dumps(EXAMPLE).encode()
-        stream = b": a comment\r\n\r\ndata:" + payload + b"\r\nid: 7\r\n\r\n"
+        stream = b"\xef\xbb\xbfdata:" + payload + b"\r\n\r\n: hello\r\nid: 7\r\n\r\n"
         stream += b'data:{"type":"response.completed"}\r\n\r\n'
         printed = "Model refused: final refusal text\n"
         assert read_stream(server, chunked(stream)) == (printed, "", 0)
@@ -551,23 +551,25 @@ class TestStreamProgram:
             process.kill()
         assert line.strip() == b"Model refused: No."
 
-    def test_every_line_that_cannot_be_read_is_reported(self, server: Any) -> None:
-        lines = {
-            b'{"type": "response.refusal.done"}': "sequence_number: missing",
-            b'{"type": "response.refusal.done", "refusal": 1}': "expected str, got int",
-            b"{}": "KeyError",
-            b"{": "JSONDecodeError",
-            b'["response.refusal.done"]': "TypeError",
-            b'"\xff"': "UnicodeDecodeError",
-            b"[" * 100_000: "RecursionError",
-        }
-        stream = b"".join(b"data: %s\n\n" % line for line in lines)
-        answer = chunked(stream + refusal("No.") + COMPLETED)
-        printed, reported, status = read_stream(server, answer)
-        for line, problem in lines.items():
-            assert problem in reported
-            assert line.decode(errors="replace") in reported
-        assert reported.endswith("\nRuntimeError: unreadable payloads: 7\n")
+    @pytest.mark.parametrize(
+        ("line", "problem"),
+        [
+            (b'{"type": "response.refusal.done"}', "sequence_number: missing"),
+            (b'{"type": "response.refusal.done", "refusal": 1}', "refusal: expected"),
+            (b"{}", "KeyError"),
+            (b"{", "JSONDecodeError"),
+            (b'["response.refusal.done"]', "TypeError"),
+            (b'"\xff"', "UnicodeDecodeError"),
+            (b"[" * 100_000, "RecursionError"),
+        ],
+        ids=lambda column: column[-20:],
+    )
+    def test_an_unreadable_line(self, server: Any, line: bytes, problem: str) -> None:
+        stream = b"data: %s\n\n" % line + refusal("No.") + COMPLETED
+        printed, reported, status = read_stream(server, chunked(stream))
+        assert problem in reported
+        assert line.decode(errors="replace") in reported
+        assert reported.endswith("\nRuntimeError: unreadable payloads: 1\n")
         assert (printed, status) == ("Model refused: No.\n", 1)
 
     @pytest.mark.parametrize("tag", ["error", "response.failed", "response.incomplete"])
@@ -584,25 +586,25 @@ class TestStreamProgram:
             (chunked(b""), "200, incomplete: ''"),
             (chunked(b"\xc3\x89chec\n\xff"), "200, incomplete: '\u00c9chec\\n\ufffd'"),
             (chunked(b"{\n}", 401), r"401, incomplete: '{\n}'"),
-            (chunked(b"<p>" + b"." * 9999, 429), "429, incomplete: '<p>..."),
-            (chunked(b"Error\n", 500, end=CUT), "500, incomplete: 'Error"),
+            (chunked(b"<p>" + b"." * 20_000, 429), "429, incomplete: '<p>..."),
+            (chunked(b"Error\n", 500, end=CUT), "500, incomplete: 'IncompleteRead("),
         ]:
             printed, reported, status = read_stream(server, answer)
             assert reported.splitlines()[-1].startswith(f"RuntimeError: HTTP {shown}")
             assert (printed, status) == ("", 1)
 
     def test_a_stream_that_ends_early_is_an_error(self, server: Any) -> None:
-        for end, problem in [(b"0\r\n\r\n", ""), (CUT, "IncompleteRead(")]:
+        for end, problem in [(b"0\r\n\r\n", "incomplete"), (CUT, "IncompleteRead(")]:
             answer = chunked(refusal("No."), end=end)
             printed, reported, status = read_stream(server, answer)
-            assert problem in reported
-            assert "item-abc" in reported.splitlines()[-1]
+            last_line = reported.splitlines()[-1]
+            assert problem in last_line and "item-abc" in last_line
             assert (printed, status) == ("Model refused: No.\n", 1)
 
     def test_a_lost_connection_is_an_error(self, server: Any) -> None:
         with patch("urllib.request.urlopen") as urlopen:
             urlopen.return_value.__iter__.side_effect = ConnectionResetError
-            with pytest.raises(RuntimeError, match="incomplete"):
+            with pytest.raises(RuntimeError, match="incomplete: 'ConnectionReset"):
                 exec(STREAM_CODE, {})
 
     def test_a_refused_connection_is_an_error(self, server: Any) -> None:
@@ -676,4 +678,3 @@ class TestSDK:
         event = sdk.model_validate({**EXAMPLE, "agent": {}})
         assert event.to_dict() == {**EXAMPLE, "agent": {}}
         assert Event.from_dict(event.to_dict()) == Event(**EXAMPLE)
-        event.content_index = "zero"
