@@ -90,7 +90,7 @@ wrong_values = st.fixed_dictionaries(
 
 
 class TestRoundTrip:
-    """A payload is read into the six fields, and given back unchanged."""
+    """A payload is read into its fields, and given back unchanged."""
 
     @given(payloads)
     @example({**EXAMPLE, **dict.fromkeys(TEXTS, " \t\r\n\0a\r\nb\u2028\x85 \n")})
@@ -195,7 +195,7 @@ class TestErrors:
         assert type(error) is (TypeError if wrong_type else ValueError)
         message = str(error)
         named = [field for field in CONTRACT if f" {field}: " in message]
-        assert named == sorted({*wrong, *missing})
+        assert set(named) == {*wrong, *missing}
         assert message.splitlines() == [message]
         assert len(message) <= 150 * len(named)
 
@@ -339,7 +339,7 @@ BLOCKS: list[str] = re.findall(r"^```\w+\n(.*?)^```$", README, re.DOTALL | re.MU
 
 def block(content: str) -> str:
     """Return the one code block of the README that contains this text."""
-    [found] = [block for block in BLOCKS if content in block]
+    [found] = [text for text in BLOCKS if content in text]
     return found
 
 
@@ -365,7 +365,7 @@ class TestFile:
         names = {name for name in vars(Event) if not name.startswith("_")}
         assert names == {*CONTRACT, "from_dict", "to_dict"}
 
-    def test_it_only_imports_five_standard_modules_and_defines_names(self) -> None:
+    def test_it_only_imports_standard_modules_and_defines_names(self) -> None:
         _docstring, *statements = ast.parse(SOURCE).body
         kinds = {ast.ImportFrom, ast.Assign, ast.FunctionDef, ast.ClassDef}
         assert {type(statement) for statement in statements} == kinds
@@ -515,7 +515,7 @@ class TestStreamProgram:
         redirect = b"HTTP/1.1 302 \r\nLocation: /elsewhere\r\n\r\n"
         read_stream(server, redirect, chunked(COMPLETED))
         [_, (_, headers, _)] = server.requests
-        assert "Authorization" not in headers
+        assert "key" not in str(headers)
 
     def test_every_refusal_is_printed_whole(self, server: Any) -> None:
         text = " I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645 " * 99
