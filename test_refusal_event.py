@@ -409,8 +409,8 @@ class TestReadme:
 
     BROKEN = f"{SOURCE}\nResponseRefusalDoneEvent.from_dict = print\n"
 
-    @pytest.mark.parametrize("copied", [SOURCE, BROKEN, ""], ids=["good", "broken", ""])
-    def test_the_check_of_a_copy(self, tmp_path: Path, copied: str) -> None:
+    @pytest.mark.parametrize("copied", [SOURCE, BROKEN, ""], ids=["ok", "bad", "empty"])
+    def test_only_a_good_copy_passes(self, tmp_path: Path, copied: str) -> None:
         (tmp_path / "refusal_event.py").write_text(copied, encoding="ascii")
         # Python would drop the examples here, were it not for the command's -E.
         done = run("sh", "-c", block("-m doctest"), folder=tmp_path, PYTHONOPTIMIZE="2")
@@ -527,7 +527,7 @@ class TestStreamProgram:
         delta = b'data: {"type": "response.refusal.delta", "delta": "No."}\n\n'
         assert read_stream(server, chunked(delta + COMPLETED)) == ("", "", 0)
 
-    def test_comments_line_ends_and_a_byte_order_mark(self, server: Any) -> None:
+    def test_comments_crlf_and_a_byte_order_mark_are_read(self, server: Any) -> None:
         payload = json.dumps(EXAMPLE).encode()
         stream = b"\xef\xbb\xbfdata:" + payload + b"\r\n\r\n: hello\r\nid: 7\r\n\r\n"
         stream += b'data:{"type":"response.completed"}\r\n\r\n'
@@ -564,7 +564,7 @@ class TestStreamProgram:
         ],
         ids=lambda column: column[-20:],
     )
-    def test_an_unreadable_line(self, server: Any, line: bytes, problem: str) -> None:
+    def test_a_bad_line_is_shown(self, server: Any, line: bytes, problem: str) -> None:
         stream = b"data: %s\n\n" % line + refusal("No.") + COMPLETED
         printed, reported, status = read_stream(server, chunked(stream))
         assert problem in reported
