@@ -8,14 +8,12 @@ The contract is the schema `ResponseRefusalDoneEvent` of OpenAI's OpenAPI descri
 as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3.54.0.
 """
 
-from collections import abc
 from dataclasses import dataclass
 from operator import attrgetter
-from reprlib import Repr
 from typing import Any, Dict, List, Literal, Mapping, Tuple, Type, final
 
 __all__ = ["ResponseRefusalDoneEvent"]
-__version__ = "2.0.0"
+__version__ = "2.0.1"
 
 _TAG = "response.refusal.done"
 _TYPES = {  # in the order of the fields, because copying is by position
@@ -31,7 +29,8 @@ _values_of = attrgetter(*_TYPES)
 
 def _fields_of(data: object) -> Dict[str, Any]:
     """Return the fields found in `data`; raise TypeError if it is not a mapping."""
-    if not isinstance(data, abc.Mapping):
+    if not isinstance(data, Mapping):
+        # Cut because the name of a class can have any length.
         got = type(data).__name__
         raise TypeError(f"ResponseRefusalDoneEvent: expected a mapping, got {got:.30}")
     # Asking with `in` first keeps a defaultdict from adding the missing keys.
@@ -47,14 +46,10 @@ def _error(values: Mapping[str, Any]) -> Exception:
             problems.append(f"{field}: missing")
         elif type(values[field]) is not expected:
             error_class = TypeError
-            # Cut because the name of a class can have any length.
             got = type(values[field]).__name__
             problems.append(f"{field}: expected {expected.__name__}, got {got:.30}")
         elif field == "type" and values[field] != _TAG:
-            tag_repr = Repr()
-            tag_repr.maxstring = 64
-            got = tag_repr.repr(values[field])
-            problems.append(f"{field}: expected {_TAG!r}, got {got}")
+            problems.append(f"{field}: expected {_TAG!r}, got {values[field]!r:.64}")
     return error_class("ResponseRefusalDoneEvent: " + "; ".join(problems))
 
 
