@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, Iterator, Literal, get_type_hints
 from unittest.mock import ANY, MagicMock, Mock, patch
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import refusal_event
@@ -32,14 +32,6 @@ from refusal_event import ResponseRefusalDoneEvent as Event
 Payload = Dict[str, Any]
 
 TAG = "response.refusal.done"
-EXAMPLE: Payload = {
-    "type": TAG,
-    "item_id": "item-abc",
-    "output_index": 1,
-    "content_index": 2,
-    "refusal": "final refusal text",
-    "sequence_number": 1,
-}
 CONTRACT = {
     "content_index": int,
     "item_id": str,
@@ -48,7 +40,16 @@ CONTRACT = {
     "sequence_number": int,
     "type": str,
 }
-TEXTS = ["item_id", "refusal"]
+INTEGER_FIELDS = ["content_index", "output_index", "sequence_number"]
+TEXT_FIELDS = ["item_id", "refusal"]
+EXAMPLE: Payload = {
+    "type": TAG,
+    "item_id": "item-abc",
+    "output_index": 1,
+    "content_index": 2,
+    "refusal": "final refusal text",
+    "sequence_number": 1,
+}
 
 # Without deadlines, because they fail on a slow machine.
 settings.register_profile(
@@ -58,234 +59,287 @@ settings.load_profile("tests")
 
 integers = st.integers()
 texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-payloads = st.fixed_dictionaries(
-    {
-        "type": st.just(TAG),
-        "item_id": texts,
-        "output_index": integers,
-        "content_index": integers,
-        "refusal": texts,
-        "sequence_number": integers,
-    }
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | integers | st.floats() | texts,
-    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
-    max_leaves=3,
-)
+scalars = st.none() | st.booleans() | integers | st.floats() | texts
+json_values = scalars | st.lists(scalars) | st.dictionaries(texts, scalars)
 not_integers = json_values.filter(lambda value: type(value) is not int)
 not_texts = json_values.filter(lambda value: type(value) is not str)
 not_the_tag = json_values.filter(lambda value: value != TAG)
+
+payloads = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(INTEGER_FIELDS, integers),
+        **dict.fromkeys(TEXT_FIELDS, texts),
+        "type": st.just(TAG),
+    }
+)
 wrong_values = st.fixed_dictionaries(
     {},
     optional={
-        "content_index": not_integers,
-        "item_id": not_texts,
-        "output_index": not_integers,
-        "refusal": not_texts,
-        "sequence_number": not_integers,
+        **dict.fromkeys(INTEGER_FIELDS, not_integers),
+        **dict.fromkeys(TEXT_FIELDS, not_texts),
         "type": not_the_tag,
     },
 ).filter(bool)
+unknown_keys = st.dictionaries(texts | integers, json_values, max_size=2)
+
+
+def test_no_list_of_fields_above_lacks_one() -> None:
+    assert set(CONTRACT) == {*INTEGER_FIELDS, *TEXT_FIELDS, "type"} == set(EXAMPLE)
 
 
 class TestRoundTrip:
     """A payload is read into its fields, and given back unchanged."""
 
-    @given(payloads)
-    @example({**EXAMPLE, **dict.fromkeys(TEXTS, " \t\r\n\0a\r\nb\u2028\x85 \n")})
-    @example({**EXAMPLE, **dict.fromkeys(TEXTS, "\ufeffe\u0301\u200b&amp;\ud83d\0")})
-    @example({**EXAMPLE, **dict.fromkeys(TEXTS, "a" * 10_000_000)})
-    @example({**EXAMPLE, "content_index": -1, "output_index": 2**64})
-    def test_a_payload_comes_back_as_it_went_in(self, payload: Payload) -> None:
-        event = Event.from_dict(payload)
+    def test_json_becomes_fields_and_json_again(self) -> None:
+        text = (
+            '{"content_index": 1, "item_id": "msg_1", "output_index": 2, '
+            '"refusal": "No.", "sequence_number": 3, "type": "response.refusal.done"}'
+        )
+        event = Event.from_dict(json.loads(text))
+        assert (event.content_index, event.item_id) == (1, "msg_1")
+        assert (event.output_index, event.refusal) == (2, "No.")
+        assert (event.sequence_number, event.type) == (3, TAG)
+        assert json.dumps(event.to_dict()) == text
+
+    @given(payloads, unknown_keys)
+    def test_every_payload_comes_back(self, payload: Payload, unknown: Payload) -> None:
+        event = Event.from_dict({**unknown, **payload})
         assert event == Event(**payload)
-        # JSON text tells 1 from True and 1.0, and one order of keys from another.
-        in_order = json.dumps({field: payload[field] for field in CONTRACT})
-        assert json.dumps(event.to_dict()) == in_order
+        assert event.to_dict() == payload
 
-    def test_each_result_of_to_dict_is_a_dict_of_its_own(self) -> None:
+    # Among them a byte order mark, a decomposed accent, an entity and a lone surrogate.
+    TEXTS = ["", " a\n", "a\r\nb\rc", "a\0", "\ufeffa", "e\u0301", "&amp;", "\ud83d"]
+
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_text_is_kept_as_it_is(self, text: str) -> None:
+        payload = {**EXAMPLE, **dict.fromkeys(TEXT_FIELDS, text)}
+        assert Event.from_dict(payload).to_dict() == payload
+
+    @pytest.mark.parametrize("field", TEXT_FIELDS)
+    def test_long_text_is_kept_whole(self, field: str) -> None:
+        event = Event.from_dict({**EXAMPLE, field: "a" * 10_000_000})
+        assert len(event.to_dict()[field]) == 10_000_000
+
+    @pytest.mark.parametrize("integer", [-1, 0, 2**64])
+    def test_integers_have_no_bounds(self, integer: int) -> None:
+        payload = {**EXAMPLE, **dict.fromkeys(INTEGER_FIELDS, integer)}
+        assert Event.from_dict(payload).to_dict() == payload
+
+    def test_to_dict_returns_a_new_dict_each_time(self) -> None:
         event = Event(**EXAMPLE)
-        other = replace(event, refusal="another text")
-        # The other event is asked last, so that it would show in a shared dict.
-        results = [event.to_dict(), event.to_dict(), other.to_dict()]
-        assert [type(result) for result in results] == [dict, dict, dict]
-        results[0].clear()
-        assert results == [{}, EXAMPLE, {**EXAMPLE, "refusal": "another text"}]
+        first = event.to_dict()
+        assert type(first) is dict
+        assert event.to_dict() is not first
+        first.clear()
+        assert event.to_dict() == EXAMPLE
 
 
-def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> Exception:
-    """Return the error that a call raises."""
+def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+    """Return the error that a call raises, as the last line of a traceback."""
     with pytest.raises((TypeError, ValueError)) as caught:
         call(*args, **kwargs)
-    return caught.value
+    return f"{type(caught.value).__name__}: {caught.value}"
 
 
-class DictOfLists(Dict[str, Any]):
-    """Gives the first value of each list, like the MultiDict of a web framework."""
+def type_name(value: object) -> str:
+    return type(value).__name__
 
-    def __init__(self, data: Payload) -> None:
-        super().__init__((key, [value]) for key, value in data.items())
 
-    def __getitem__(self, key: str) -> Any:
-        return super().__getitem__(key)[0]
+def default_dict(data: Payload) -> Payload:
+    return defaultdict(int, data)
+
+
+MAPPINGS = [dict, MappingProxyType, ChainMap, UserDict, default_dict]
 
 
 class TestFromDict:
     """Any mapping is read; unknown keys are ignored; the input is left as it was."""
 
-    # Keys under which other APIs send a payload, and other spellings of the fields.
-    ENVELOPES = dict.fromkeys(["agent", "data", "delta", "error", "event"], EXAMPLE)
-    CAMEL_CASE = {"contentIndex": 2, "itemId": "x", "outputIndex": 1, "Refusal": "x"}
-    unknown_keys = (texts | integers).filter(lambda key: key not in CONTRACT)
-    unknown = st.dictionaries(unknown_keys, json_values, max_size=2)
+    @pytest.mark.parametrize("mapping", MAPPINGS)
+    def test_any_mapping_is_read(self, mapping: Any) -> None:
+        assert Event.from_dict(mapping(EXAMPLE)) == Event(**EXAMPLE)
 
-    @given(payloads, unknown)
-    @example(EXAMPLE, ENVELOPES)
-    @example(EXAMPLE, CAMEL_CASE)
-    def test_unknown_keys_do_nothing(self, payload: Payload, unknown: Payload) -> None:
-        data = {**unknown, **payload}
-        before = copy.deepcopy(list(data.items()))
-        assert Event.from_dict(data).to_dict() == payload
-        assert list(data.items()) == before
-        error = error_of(Event.from_dict, unknown)
-        assert str(error).count(": missing") == len(CONTRACT)
+    @pytest.mark.parametrize("field", CONTRACT)
+    @pytest.mark.parametrize("mapping", MAPPINGS)
+    def test_no_field_may_be_missing(self, mapping: Any, field: str) -> None:
+        data = mapping({key: EXAMPLE[key] for key in EXAMPLE if key != field})
+        expected = f"ValueError: ResponseRefusalDoneEvent: {field}: missing"
+        assert error_of(Event.from_dict, data) == expected
 
-    MAPPINGS = [MappingProxyType, ChainMap, UserDict, DictOfLists]
+    def test_the_mapping_is_left_as_it_was(self) -> None:
+        data = {**EXAMPLE, "agent": "name"}
+        Event.from_dict(data)
+        assert data == {**EXAMPLE, "agent": "name"}
 
-    @pytest.mark.parametrize("mapping", [*MAPPINGS, partial(defaultdict, int)])
-    def test_a_mapping_is_asked_for_the_fields_it_holds(self, mapping: Any) -> None:
-        event = Event.from_dict(mapping({**EXAMPLE, "agent": {}}))
-        assert event.to_dict() == EXAMPLE
-        for field in CONTRACT:
-            data = mapping({key: EXAMPLE[key] for key in EXAMPLE if key != field})
-            error = error_of(Event.from_dict, data)
-            assert str(error) == f"ResponseRefusalDoneEvent: {field}: missing"
-            assert field not in list(data)
+    def test_a_defaultdict_does_not_grow(self) -> None:
+        data: Payload = defaultdict(int)
+        error_of(Event.from_dict, data)
+        assert not data
 
-    def test_what_is_not_a_mapping_is_refused(self) -> None:
-        for data, got in [
-            (None, "NoneType"),
-            (json.dumps(EXAMPLE), "str"),
-            (list(EXAMPLE.items()), "list"),
-            (Event(**EXAMPLE), "ResponseRefusalDoneEvent"),
-            (SimpleNamespace(**EXAMPLE, model_dump=lambda: EXAMPLE), "SimpleNamespace"),
-            (type("X" * 99, (), {})(), "X" * 30),
-        ]:
-            error = error_of(Event.from_dict, data)
-            assert type(error) is TypeError
-            expected = "ResponseRefusalDoneEvent: expected a mapping"
-            assert str(error) == f"{expected}, got {got}"
+    @pytest.mark.parametrize("key", ["agent", "data", "error", "stream_id", "Type", 1])
+    def test_an_unknown_key_is_ignored(self, key: Any) -> None:
+        data = {key: {**EXAMPLE, "refusal": "another text"}, **EXAMPLE}
+        assert Event.from_dict(data) == Event(**EXAMPLE)
+
+    def test_fields_are_not_looked_for_elsewhere(self) -> None:
+        data = {"contentIndex": 2, "itemId": "x", "Refusal": "x", "TYPE": TAG}
+        envelope = {"data": EXAMPLE, "event": EXAMPLE, "response": EXAMPLE}
+        assert error_of(Event.from_dict, {**data, **envelope}) == (
+            "ValueError: ResponseRefusalDoneEvent: content_index: missing; "
+            "item_id: missing; output_index: missing; refusal: missing; "
+            "sequence_number: missing; type: missing"
+        )
+
+    MODEL = SimpleNamespace(**EXAMPLE, model_dump=lambda: EXAMPLE)
+    NO_MAPPINGS = [
+        None,
+        json.dumps(EXAMPLE),
+        [*EXAMPLE.items()],
+        Event(**EXAMPLE),
+        MODEL,
+    ]
+
+    @pytest.mark.parametrize("data", NO_MAPPINGS, ids=type_name)
+    def test_what_is_not_a_mapping_is_refused(self, data: Any) -> None:
+        expected = "TypeError: ResponseRefusalDoneEvent: expected a mapping"
+        assert error_of(Event.from_dict, data) == f"{expected}, got {type_name(data)}"
+
+
+Index = type("Index", (int,), {})
+Text = type("Text", (str,), {})
 
 
 class TestErrors:
     """One error names every missing or wrong field, and shows only a wrong tag."""
 
+    # To isinstance(), the mocks are an int and a str; ANY is equal to everything.
+    NOT_INTEGERS = ["1", True, 1.0, None, b"1", Index(1), Mock(spec=int), ANY]
+    NOT_TEXTS = [1, True, 1.0, None, b"1", Text(TAG), Mock(spec=str), ANY]
+
+    @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
+    @pytest.mark.parametrize("field", INTEGER_FIELDS)
+    @pytest.mark.parametrize("value", NOT_INTEGERS, ids=type_name)
+    def test_an_integer_is_an_int(self, mapping: Any, field: str, value: Any) -> None:
+        problem = f"{field}: expected int, got {type_name(value)}"
+        error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
+        assert error == f"TypeError: ResponseRefusalDoneEvent: {problem}"
+
+    @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
+    @pytest.mark.parametrize("field", [*TEXT_FIELDS, "type"])
+    @pytest.mark.parametrize("value", NOT_TEXTS, ids=type_name)
+    def test_a_text_is_a_str(self, mapping: Any, field: str, value: Any) -> None:
+        problem = f"{field}: expected str, got {type_name(value)}"
+        error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
+        assert error == f"TypeError: ResponseRefusalDoneEvent: {problem}"
+
+    TAGS = ["", "error", "Response.Refusal.Done", " response.refusal.done"]
+    TAGS += ["response.refusal.done ", "response.refusal.done.x"]
+
+    @pytest.mark.parametrize("tag", TAGS)
+    def test_no_other_tag_is_accepted(self, tag: str) -> None:
+        assert error_of(Event.from_dict, {**EXAMPLE, "type": tag}) == (
+            "ValueError: ResponseRefusalDoneEvent: "
+            f"type: expected 'response.refusal.done', got '{tag}'"
+        )
+
+    def test_a_long_tag_is_cut(self) -> None:
+        assert error_of(Event.from_dict, {**EXAMPLE, "type": "x" * 63}) == (
+            "ValueError: ResponseRefusalDoneEvent: "
+            f"type: expected 'response.refusal.done', got '{'x' * 63}"
+        )
+
+    def test_all_problems_are_in_one_message(self) -> None:
+        data = {"content_index": "2", "item_id": b"x", "output_index": 1, "type": "x"}
+        assert error_of(Event.from_dict, data) == (
+            "TypeError: ResponseRefusalDoneEvent: content_index: expected int, got str; "
+            "item_id: expected str, got bytes; refusal: missing; "
+            "sequence_number: missing; type: expected 'response.refusal.done', got 'x'"
+        )
+
     @given(payloads, wrong_values, st.sets(st.sampled_from(sorted(CONTRACT))))
-    @example(EXAMPLE, {"item_id": None, "type": "x"}, {"refusal"})
-    @example(EXAMPLE, {"type": "x" * 99}, set())
     def test_every_missing_and_wrong_field_is_named(
         self, payload: Payload, wrong: Payload, missing: set[str]
     ) -> None:
         data = {**payload, **wrong}
         for field in missing:
             del data[field]
-        error = error_of(Event.from_dict, data)
-        wrong_type = any(type(data[field]) is not CONTRACT[field] for field in data)
-        assert type(error) is (TypeError if wrong_type else ValueError)
-        message = str(error)
-        named = [field for field in CONTRACT if f" {field}: " in message]
-        assert set(named) == {*wrong, *missing}
+        message = error_of(Event.from_dict, data)
+        named = {field for field in CONTRACT if f" {field}: " in message}
+        assert named == {*wrong, *missing}
+
+    LONG = {
+        "tag": {**EXAMPLE, "type": "x" * 10_000_000},
+        "line ends in a tag": {**EXAMPLE, "type": "\r\n\x85\u2028" * 99},
+        "class name": {**EXAMPLE, "sequence_number": type("X" * 999, (), {})()},
+        "class name of no mapping": type("X" * 999, (), {})(),
+    }
+
+    @pytest.mark.parametrize("data", LONG.values(), ids=LONG)
+    def test_a_message_is_one_line_of_bounded_length(self, data: Any) -> None:
+        message = error_of(Event.from_dict, data)
+        assert len(message) <= 150
         assert message.splitlines() == [message]
-        assert len(message) <= 150 * len(named)
 
-    def test_the_message_says_what_is_wrong_with_each_field(self) -> None:
-        long_name = type("X" * 99, (), {})()
-        data = {**EXAMPLE, "content_index": "2", "item_id": long_name, "type": "x"}
-        del data["refusal"]
-        error = error_of(Event.from_dict, data)
-        assert error.__cause__ is None and error.__suppress_context__  # no KeyError
-        assert str(error) == (
-            "ResponseRefusalDoneEvent: content_index: expected int, got str; "
-            f"item_id: expected str, got {'X' * 30}; refusal: missing; "
-            "type: expected 'response.refusal.done', got 'x'"
-        )
-
-    # To isinstance(), the mocks are an int and a str; ANY is equal to everything.
-    VALUES = [1, "1", True, 1.0, None, b"1", Mock(spec=int), Mock(spec=str), ANY]
-    VALUES += [type("Index", (int,), {})(1), type("Text", (str,), {})(TAG)]
-
-    @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
-    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-    def test_only_the_exact_type_is_accepted(self, mapping: Any, value: object) -> None:
-        got = type(value).__name__
-        for field, kind in CONTRACT.items():
-            if type(value) is not kind:
-                error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
-                assert type(error) is TypeError
-                problem = f"{field}: expected {kind.__name__}, got {got}"
-                assert str(error) == f"ResponseRefusalDoneEvent: {problem}"
-
-    def test_only_the_exact_tag_is_accepted(self) -> None:
-        for tag, shown in [
-            ("", "''"),
-            ("response.refusal.delta", "'response.refusal.delta'"),
-            ("response.refusal.done\n", r"'response.refusal.done\n'"),
-            (" response.refusal.done", "' response.refusal.done'"),
-            ("Response.Refusal.Done", "'Response.Refusal.Done'"),
-            ("x" * 62, "'" + "x" * 62 + "'"),
-            ("x" * 63, "'" + "x" * 63),
-        ]:
-            error = error_of(Event.from_dict, {**EXAMPLE, "type": tag})
-            assert type(error) is ValueError
-            expected = "type: expected 'response.refusal.done'"
-            assert str(error) == f"ResponseRefusalDoneEvent: {expected}, got {shown}"
-
-    def test_no_other_value_is_shown(self) -> None:
-        data = {**EXAMPLE, "content_index": "a secret", "refusal": "a secret"}
-        assert "a secret" not in str(error_of(Event.from_dict, data))
-
-    def test_the_constructor_requires_every_field(self) -> None:
-        for field in CONTRACT:
-            payload = {key: EXAMPLE[key] for key in EXAMPLE if key != field}
-            with pytest.raises(TypeError, match=field):
-                Event(**payload)
+    def test_no_key_error_is_shown_with_a_missing_field(self) -> None:
+        with pytest.raises(ValueError) as caught:
+            Event.from_dict({})
+        assert caught.value.__suppress_context__
 
 
 def repickled(protocol: int, event: Event) -> Any:
     return pickle.loads(pickle.dumps(event, protocol))
 
 
-class TestCopies:
+COPIES: dict[str, Callable[[Event], Any]] = {
+    "dataclasses.replace": replace,
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    **{f"pickle {protocol}": partial(repickled, protocol) for protocol in range(6)},
+}
+
+
+def changed(event: Event, values: Payload) -> Event:
+    """Change an event as only object.__setattr__ can."""
+    for field, value in values.items():
+        object.__setattr__(event, field, value)
+    return event
+
+
+class TestOneDoor:
     """However an event comes to be, it has passed the same check."""
 
-    COPIES: list[Callable[[Event], Any]] = [replace, copy.copy, copy.deepcopy]
-    COPIES += [partial(repickled, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)]
-    if sys.version_info >= (3, 13):
-        COPIES.append(copy.replace)
+    WRONG = {"item_id": 7, "type": "x"}
+    ERROR = (
+        "TypeError: ResponseRefusalDoneEvent: item_id: expected str, got int; "
+        "type: expected 'response.refusal.done', got 'x'"
+    )
 
-    @given(payloads)
-    def test_a_copy_is_an_equal_event(self, payload: Payload) -> None:
-        event = Event(**payload)
-        for copied in self.COPIES:
-            assert copied(event) == event
+    def test_the_constructor_checks(self) -> None:
+        assert error_of(Event, **{**EXAMPLE, **self.WRONG}) == self.ERROR
+
+    def test_replacing_values_checks(self) -> None:
+        assert error_of(replace, Event(**EXAMPLE), **self.WRONG) == self.ERROR
+
+    def test_to_dict_checks(self) -> None:
+        assert error_of(changed(Event(**EXAMPLE), self.WRONG).to_dict) == self.ERROR
+
+    @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+    def test_copying_checks(self, copied: Any) -> None:
+        assert error_of(copied, changed(Event(**EXAMPLE), self.WRONG)) == self.ERROR
+
+    @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+    def test_a_copy_is_an_equal_event(self, copied: Any) -> None:
+        assert copied(Event(**EXAMPLE)) == Event(**EXAMPLE)
 
     @given(payloads, wrong_values)
-    def test_no_event_avoids_the_check(self, payload: Payload, wrong: Payload) -> None:
-        expected = error_of(Event.from_dict, {**payload, **wrong})
-        event = Event(**payload)
-        changed = copy.copy(event)
-        for field, value in wrong.items():
-            object.__setattr__(changed, field, value)
-        for error in [
-            error_of(Event, **{**payload, **wrong}),
-            error_of(replace, event, **wrong),
-            error_of(changed.to_dict),
-            *(error_of(copied, changed) for copied in self.COPIES),
-        ]:
-            assert (type(error), str(error)) == (type(expected), str(expected))
+    def test_every_door_has_one_check(self, payload: Payload, wrong: Payload) -> None:
+        error = error_of(Event.from_dict, {**payload, **wrong})
+        assert error_of(Event, **{**payload, **wrong}) == error
+        assert error_of(replace, Event(**payload), **wrong) == error
+        assert error_of(changed(Event(**payload), wrong).to_dict) == error
 
     def test_a_pickle_names_nothing_but_the_class(self) -> None:
+        # So that a pickle loads where another version of the file is installed.
         opcodes = pickletools.genops(pickle.dumps(Event(**EXAMPLE), 2))
         names = [value for opcode, value, _ in opcodes if opcode.name == "GLOBAL"]
         assert names == ["refusal_event ResponseRefusalDoneEvent"]
@@ -294,41 +348,33 @@ class TestCopies:
 class TestValues:
     """Events cannot be changed, and they compare and hash by value."""
 
-    def test_the_fields_are_the_contract_in_its_order(self) -> None:
+    def test_the_fields_and_their_types_are_the_contract(self) -> None:
         assert [field.name for field in fields(Event)] == list(CONTRACT)
         hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
         assert get_type_hints(Event) == hints
-        if sys.version_info >= (3, 10):
-            assert Event.__match_args__ == tuple(CONTRACT)
 
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="not seen at run time")
     def test_the_class_is_final(self) -> None:
-        # Before Python 3.11, only type checkers can tell.
-        assert vars(Event).get("__final__", sys.version_info < (3, 11))
+        assert vars(Event)["__final__"]
 
-    @given(payloads, payloads, st.sampled_from(sorted(CONTRACT)))
-    def test_events_are_equal_when_their_payloads_are(
-        self, payload: Payload, other: Payload, field: str
-    ) -> None:
-        near = {**payload, field: other[field]}
-        assert (Event(**payload) == Event(**near)) is (payload == near)
-        events = {Event(**payload), Event(**payload), Event(**near)}
-        assert len(events) == (1 if payload == near else 2)
+    @pytest.mark.parametrize("field", [*INTEGER_FIELDS, *TEXT_FIELDS])
+    def test_events_differ_where_one_value_differs(self, field: str) -> None:
+        value = 7 if field in INTEGER_FIELDS else "another text"
+        other = Event(**{**EXAMPLE, field: value})
+        assert other != Event(**EXAMPLE)
+        assert len({Event(**EXAMPLE), Event(**EXAMPLE), other}) == 2
 
-    def test_an_event_equals_nothing_else_and_has_no_order(self) -> None:
-        event: Any = Event(**EXAMPLE)
-        assert event != EXAMPLE
-        with pytest.raises(TypeError):
-            sorted([event, event])
+    @pytest.mark.parametrize("name", [*CONTRACT, "agent"])
+    def test_no_attribute_can_be_set_or_deleted(self, name: str) -> None:
+        event = Event(**EXAMPLE)
+        with pytest.raises(FrozenInstanceError):
+            setattr(event, name, 1)
+        with pytest.raises(FrozenInstanceError):
+            delattr(event, name)
 
-    def test_an_event_cannot_be_changed(self) -> None:
-        event: Any = Event(**EXAMPLE)
-        for name in [*CONTRACT, "agent"]:
-            with pytest.raises(FrozenInstanceError):
-                setattr(event, name, 1)
-            with pytest.raises(FrozenInstanceError):
-                delattr(event, name)
+    def test_an_event_has_no_room_for_other_attributes(self) -> None:
         with pytest.raises(AttributeError):
-            object.__setattr__(event, "agent", 1)
+            object.__setattr__(Event(**EXAMPLE), "agent", 1)
 
 
 HERE = Path(__file__).resolve().parent
