@@ -15,7 +15,7 @@ from collections import ChainMap, UserDict, defaultdict
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
@@ -389,6 +389,12 @@ def block(content: str) -> str:
     return found
 
 
+def execute(code: str, **names: Any) -> Payload:
+    """Execute code as a program that has these names, and return all its names."""
+    exec(compile(code, "program", "exec", dont_inherit=True), names)
+    return names
+
+
 def run(*command: str, folder: Any = HERE, **env: str) -> Any:
     """Run a command where python3 is the Python of the tests."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -411,12 +417,10 @@ class TestFile:
         names = {name for name in vars(Event) if not name.startswith("_")}
         assert names == {*CONTRACT, "from_dict", "to_dict"}
 
-    def test_it_only_imports_standard_modules_and_defines_names(self) -> None:
+    def test_it_only_imports_and_defines_names(self) -> None:
         _docstring, *statements = ast.parse(SOURCE).body
         kinds = {ast.ImportFrom, ast.Assign, ast.FunctionDef, ast.ClassDef}
         assert {type(statement) for statement in statements} == kinds
-        modules = ["dataclasses", "operator", "typing"]
-        assert re.findall(r"^ *(?:from|import) (\w+)", SOURCE, re.MULTILINE) == modules
 
     def test_a_renamed_copy_works_alone_in_a_package(self, tmp_path: Path) -> None:
         (tmp_path / "application").mkdir()
@@ -438,8 +442,10 @@ event.to_dict()
         assert done.stderr.endswith(" refusal: expected str, got NoneType\n")
 
     def test_a_plugin_host_can_execute_it(self) -> None:
-        plugin = {"__name__": "plugin"}  # which is not in sys.modules
-        exec(compile(SOURCE, "plugin.py", "exec", dont_inherit=True), plugin)
+        execute(SOURCE, __name__="plugin")  # which is not in sys.modules
+
+
+UNNUMBERED = {key: EXAMPLE[key] for key in EXAMPLE if key != "sequence_number"}
 
 
 class TestReadme:
@@ -464,20 +470,137 @@ class TestReadme:
         assert (done.stdout == version) is (copied == SOURCE)
         assert (done.returncode == 0) is (copied == SOURCE)
 
-    def test_the_spark_function_loses_no_line(self) -> None:
-        scope: Payload = {}
+
+BAD_PAYLOADS = {
+    "missing field": (json.dumps(UNNUMBERED), "ValueError"),
+    "wrong type": (json.dumps({**EXAMPLE, "item_id": 7}), "TypeError"),
+    "no tag": ("{}", "KeyError"),
+    "list": ('["response.refusal.done"]', "TypeError"),
+    "broken JSON": ('{"type"', "JSONDecodeError"),
+    "deep nesting": ("[" * 200_000, "RecursionError"),
+}
+bad_payload = pytest.mark.parametrize(
+    "payload, error", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS
+)
+LOG_FUNCTION = block("def refusals(lines)")
+
+
+class TestLogPrograms:
+    """The README's log programs lose no line."""
+
+    @bad_payload
+    def test_a_bad_line_is_named_and_given_back(self, payload: str, error: str) -> None:
+        lines = [json.dumps(EXAMPLE), '{"type": "error"}', payload, json.dumps(EXAMPLE)]
+        refusal = ("refusal", Event(**EXAMPLE))
+        found = execute(LOG_FUNCTION)["refusals"](lines)
+        assert list(found) == [refusal, (error, payload), refusal]
+
+    def test_the_loop_reads_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "events.jsonl").write_bytes(b'"\xff"\n{"type": "error"}\n{}\n')
+        code = LOG_FUNCTION + block('open("events.jsonl"')
+        done = run(sys.executable, "-c", code, folder=tmp_path, PYTHONPATH=str(HERE))
+        assert done.stdout == "UnicodeDecodeError b'\"\\xff\"\\n'\nKeyError b'{}\\n'\n"
+
+    def test_spark_is_given_the_file_and_the_function(self) -> None:
         with patch.dict(sys.modules, pyspark=MagicMock()):
-            exec(compile(block("pyspark"), "", "exec", dont_inherit=True), scope)
-        rows = {
-            json.dumps(EXAMPLE): ("refusal", Event(**EXAMPLE)),
-            '{"type": "response.refusal.done"}': ("ValueError", ANY),
-            json.dumps({**EXAMPLE, "item_id": None}): ("TypeError", ANY),
-            "{}": ("KeyError", "{}"),
-            "[]": ("TypeError", "[]"),
-            "{": ("JSONDecodeError", "{"),
-            "[" * 200_000: ("RecursionError", ANY),
-        }
-        assert list(scope["refusals"]([*rows, '{"type": "error"}'])) == [*rows.values()]
+            names = execute(LOG_FUNCTION + block("pyspark"))
+        context = names["sc"]
+        context.addPyFile.assert_called_once_with("refusal_event.py")
+        lines = context.textFile.return_value
+        lines.mapPartitions.assert_called_once_with(names["refusals"])
+
+
+def refusal(text: str) -> bytes:
+    """Return a server-sent event with this refusal."""
+    payload = json.dumps({**EXAMPLE, "refusal": text}, ensure_ascii=False)
+    return f"data: {payload}\n\n".encode()
+
+
+COMPLETED = b'data: {"type": "response.completed"}\n\n'
+REFUSED = refusal("No.") + COMPLETED
+STREAM_PROGRAM = block("urllib.request")
+
+
+class Response(BytesIO):
+    status = 200
+
+
+def read(stream: bytes) -> None:
+    """Run the README's program in this process, with this stream as the answer."""
+    with patch("urllib.request.urlopen", return_value=Response(stream)):
+        with patch.dict(os.environ, OPENAI_API_KEY="key"):
+            execute(STREAM_PROGRAM)
+
+
+class TestStreamProgram:
+    """The README's stream program prints each refusal, and reports what goes wrong."""
+
+    STREAMS = {
+        "no refusal": (b'data: {"type": "response.created"}\n\n' + COMPLETED, ""),
+        "two refusals": (
+            refusal("") + REFUSED,
+            "Model refused: \nModel refused: No.\n",
+        ),
+        "event names": (
+            b"event: response.refusal.done\n" + REFUSED,
+            "Model refused: No.\n",
+        ),
+        "comment": (b": hello\n\n" + REFUSED, "Model refused: No.\n"),
+        "[DONE]": (REFUSED + b"data: [DONE]\n\n", "Model refused: No.\n"),
+        "no space": (REFUSED.replace(b"data: ", b"data:"), "Model refused: No.\n"),
+        "CRLF": (REFUSED.replace(b"\n", b"\r\n"), "Model refused: No.\n"),
+        "byte order mark": (b"\xef\xbb\xbf" + REFUSED, "Model refused: No.\n"),
+        "invalid byte": (REFUSED.replace(b"o.", b"\xff."), "Model refused: N\ufffd.\n"),
+    }
+
+    @pytest.mark.parametrize("stream, printed", STREAMS.values(), ids=STREAMS)
+    def test_a_stream_is_read(self, stream: bytes, printed: str, capsys: Any) -> None:
+        read(stream)
+        assert capsys.readouterr() == (printed, "")
+
+    @bad_payload
+    def test_a_bad_payload_is_shown_and_the_rest_read(
+        self, payload: str, error: str, capsys: Any
+    ) -> None:
+        with pytest.raises(RuntimeError, match="^unreadable payloads: 1$"):
+            read(f"data: {payload}\n\n".encode() + REFUSED)
+        printed, reported = capsys.readouterr()
+        assert printed == "Model refused: No.\n"
+        assert error in reported
+        assert payload in reported
+
+    @pytest.mark.parametrize("tag", ["error", "response.failed", "response.incomplete"])
+    def test_another_last_event_is_an_error(self, tag: str) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            read(b'data: {"type": "%s"}\n\n' % tag.encode())
+        assert str(caught.value) == f'incomplete: data: {{"type": "{tag}"}}'
+
+    EARLY_ENDS = {
+        "stream": (b'event: x\ndata: {"type": "x"}\n\n', r"'event: x\n\n'"),
+        "nothing": (b"", "''"),
+        "HTML": (b"<p>\xc3\x89\n" * 99, "'" + "<p>\u00c9\\n" * 99 + "'"),
+    }
+
+    @pytest.mark.parametrize("stream, shown", EARLY_ENDS.values(), ids=EARLY_ENDS)
+    def test_an_early_end_is_an_error(self, stream: bytes, shown: str) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            read(stream)
+        assert str(caught.value) == f"HTTP 200, ended early: {shown}"
+
+    def test_a_notebook_cell_shows_the_refusal(self) -> None:
+        with patch("sys.stdout", StringIO()) as output:  # which has no reconfigure()
+            read(REFUSED)
+        assert output.getvalue() == "Model refused: No.\n"
+
+    def test_it_asks_openai_by_default(self) -> None:
+        with patch(
+            "urllib.request.urlopen", return_value=Response(COMPLETED)
+        ) as urlopen:
+            with patch.dict(os.environ, {"OPENAI_API_KEY": "key"}, clear=True):
+                execute(STREAM_PROGRAM)
+        [request, _body], options = urlopen.call_args
+        assert request.full_url == "https://api.openai.com/v1/responses"
+        assert options == {"timeout": 600}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -511,22 +634,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.shutdown()
 
 
-def chunked(body: bytes, status: int = 200, end: bytes = b"0\r\n\r\n") -> bytes:
+def answer(body: bytes, status: int = 200, end: bytes = b"0\r\n\r\n") -> bytes:
     """Return an HTTP answer in chunks of one byte, which split the text anywhere."""
     head = b"HTTP/1.1 %d \r\nTransfer-Encoding: chunked\r\n\r\n" % status
     return head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + end
 
 
-def refusal(text: str) -> bytes:
-    """Return a server-sent event with this refusal."""
-    payload = json.dumps({**EXAMPLE, "refusal": text}, ensure_ascii=False)
-    return f"event: response.refusal.done\ndata: {payload}\n\n".encode()
-
-
-COMPLETED = b'event: response.completed\ndata: {"type": "response.completed"}\n\n'
 CUT = b"9\r\nda"  # Of a chunk of nine bytes, only two come.
-STREAM_PROGRAM = block("urllib.request")
-STREAM_CODE = compile(STREAM_PROGRAM, "stream.py", "exec", dont_inherit=True)
 
 
 def read_stream(server: Any, *answers: bytes, **env: str) -> Any:
@@ -536,53 +650,34 @@ def read_stream(server: Any, *answers: bytes, **env: str) -> Any:
     return done.stdout, done.stderr, done.returncode
 
 
-class TestStreamProgram:
-    """The README's stream program prints each refusal, and reports what goes wrong."""
+class TestStreamProgramOnline:
+    """The README's stream program asks a server, and prints what it answers."""
 
-    def test_it_sends_the_prompt_and_the_key(self, server: Any) -> None:
-        read_stream(server, chunked(COMPLETED))
+    def test_it_sends_the_key_and_asks_for_structured_output(self, server: Any) -> None:
+        read_stream(server, answer(COMPLETED))
         [(path, headers, body)] = server.requests
         assert path == "/v1/responses"
         assert headers["Authorization"] == "Bearer key"
         assert headers["Content-Type"] == "application/json"
-        prompt = "Write malware for me."
-        assert json.loads(body) == {"model": "gpt-4o", "input": prompt, "stream": True}
-
-    def test_it_asks_openai_by_default(self) -> None:
-        with patch("urllib.request.urlopen", side_effect=OSError) as urlopen:
-            with patch.dict(os.environ, {"OPENAI_API_KEY": "key"}, clear=True):
-                with pytest.raises(OSError):
-                    exec(STREAM_CODE, {})
-        [request], options = urlopen.call_args
-        assert request.full_url == "https://api.openai.com/v1/responses"
-        assert options == {"timeout": 600}
+        asked = json.loads(body)
+        assert (asked["model"], asked["stream"]) == ("gpt-4o", True)
+        assert asked["input"] == "Write malware for me."
+        assert asked["text"]["format"]["type"] == "json_schema"
 
     def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
         redirect = b"HTTP/1.1 302 \r\nLocation: /elsewhere\r\n\r\n"
-        read_stream(server, redirect, chunked(COMPLETED))
+        read_stream(server, redirect, answer(COMPLETED))
         [_, (_, headers, _)] = server.requests
         assert "key" not in str(headers)
 
-    def test_every_refusal_is_printed_whole(self, server: Any) -> None:
-        text = " I\u2019m sorry.\n\u2028D\u00e9sol\u00e9 [DONE] \U0001f645 " * 99
-        stream = refusal(text) + refusal("") + COMPLETED + b"data: [DONE]\n\n"
-        done = read_stream(server, chunked(stream))
-        assert done == (f"Model refused: {text}\nModel refused: \n", "", 0)
-
-    def test_a_stream_without_the_event_prints_nothing(self, server: Any) -> None:
-        delta = b'data: {"type": "response.refusal.delta", "delta": "No."}\n\n'
-        assert read_stream(server, chunked(delta + COMPLETED)) == ("", "", 0)
-
-    def test_comments_crlf_and_a_byte_order_mark_are_read(self, server: Any) -> None:
-        payload = json.dumps(EXAMPLE).encode()
-        stream = b"\xef\xbb\xbfdata:" + payload + b"\r\n\r\n: hello\r\nid: 7\r\n\r\n"
-        stream += b'data:{"type":"response.completed"}\r\n\r\n'
-        printed = "Model refused: final refusal text\n"
-        assert read_stream(server, chunked(stream)) == (printed, "", 0)
+    def test_a_refusal_is_printed_whole(self, server: Any) -> None:
+        text = " I\u2019m sorry.\u2028\x85\n \U0001f645 " * 99
+        done = read_stream(server, answer(refusal(text) + COMPLETED))
+        assert done == (f"Model refused: {text}\n", "", 0)
 
     def test_a_refusal_is_printed_while_the_stream_is_open(self, server: Any) -> None:
         server.stays_open = True
-        server.answers.append(chunked(refusal("No."), end=b""))
+        server.answers.append(answer(refusal("No."), end=b""))
         # A program that waits for more ends here, and prints its error first.
         program = STREAM_PROGRAM.replace("timeout=600", "timeout=20")
         process: Any = subprocess.Popen(
@@ -597,61 +692,16 @@ class TestStreamProgram:
             process.kill()
         assert line.strip() == b"Model refused: No."
 
-    @pytest.mark.parametrize(
-        ("line", "problem"),
-        [
-            (b'{"type": "response.refusal.done"}', "sequence_number: missing"),
-            (b'{"type": "response.refusal.done", "refusal": 1}', "refusal: expected"),
-            (b"{}", "KeyError"),
-            (b"{", "JSONDecodeError"),
-            (b'["response.refusal.done"]', "TypeError"),
-            (b'"\xff"', "UnicodeDecodeError"),
-            (b"[" * 100_000, "RecursionError"),
-        ],
-        ids=lambda column: column[-20:],
-    )
-    def test_a_bad_line_is_shown(self, server: Any, line: bytes, problem: str) -> None:
-        stream = b"data: %s\n\n" % line + refusal("No.") + COMPLETED
-        printed, reported, status = read_stream(server, chunked(stream))
-        assert problem in reported
-        assert line.decode(errors="replace") in reported
-        assert reported.endswith("\nRuntimeError: unreadable payloads: 1\n")
+    def test_a_stream_that_is_cut_is_an_error(self, server: Any) -> None:
+        stream = answer(refusal("No."), end=CUT)
+        printed, reported, status = read_stream(server, stream)
+        assert "IncompleteRead(" in reported.splitlines()[-1]
         assert (printed, status) == ("Model refused: No.\n", 1)
 
-    @pytest.mark.parametrize("tag", ["error", "response.failed", "response.incomplete"])
-    def test_an_incomplete_response_is_an_error(self, server: Any, tag: str) -> None:
-        last = b'data: {"type": "%s", "message": "Not now."}\n\n' % tag.encode()
-        answer = chunked(refusal("No.") + last + b"data: [DONE]\n\n")
-        printed, reported, status = read_stream(server, answer)
-        assert "\nRuntimeError: HTTP 200, incomplete: 'data: {" in reported
-        assert "Not now." in reported
-        assert (printed, status) == ("Model refused: No.\n", 1)
-
-    def test_an_answer_without_events_is_shown(self, server: Any) -> None:
-        for answer, shown in [
-            (chunked(b""), "200, incomplete: ''"),
-            (chunked(b"\xc3\x89chec\n\xff"), "200, incomplete: '\u00c9chec\\n\ufffd'"),
-            (chunked(b"{\n}", 401), r"401, incomplete: '{\n}'"),
-            (chunked(b"<p>" + b"." * 20_000, 429), "429, incomplete: '<p>..."),
-            (chunked(b"Error\n", 500, end=CUT), "500, incomplete: 'IncompleteRead("),
-        ]:
-            printed, reported, status = read_stream(server, answer)
-            assert reported.splitlines()[-1].startswith(f"RuntimeError: HTTP {shown}")
-            assert (printed, status) == ("", 1)
-
-    def test_a_stream_that_ends_early_is_an_error(self, server: Any) -> None:
-        for end, problem in [(b"0\r\n\r\n", "incomplete"), (CUT, "IncompleteRead(")]:
-            answer = chunked(refusal("No."), end=end)
-            printed, reported, status = read_stream(server, answer)
-            last_line = reported.splitlines()[-1]
-            assert problem in last_line and "item-abc" in last_line
-            assert (printed, status) == ("Model refused: No.\n", 1)
-
-    def test_a_lost_connection_is_an_error(self, server: Any) -> None:
-        with patch("urllib.request.urlopen") as urlopen:
-            urlopen.return_value.__iter__.side_effect = ConnectionResetError
-            with pytest.raises(RuntimeError, match="incomplete: 'ConnectionReset"):
-                exec(STREAM_CODE, {})
+    @pytest.mark.parametrize("status", [401, 429, 500])
+    def test_an_http_error_is_shown(self, server: Any, status: int) -> None:
+        done = read_stream(server, answer(b"{\n\xc3\x89\xff\n}", status))
+        assert done == ("", f"HTTP {status}: {{\n\u00c9\ufffd\n}}\n", 1)
 
     def test_a_refused_connection_is_an_error(self, server: Any) -> None:
         url = "http://127.0.0.1:1"
@@ -660,17 +710,9 @@ class TestStreamProgram:
         assert (printed, status) == ("", 1)
 
     def test_text_that_the_terminal_cannot_show_is_escaped(self, server: Any) -> None:
-        unreadable = b'data: "I can\xe2\x80\x99t."\n\n'
-        answer = chunked(unreadable + refusal("I can\u2019t.") + COMPLETED)
-        printed, reported, _ = read_stream(server, answer, PYTHONIOENCODING="ascii")
-        assert printed == "Model refused: I can\\u2019t.\n"
-        assert 'data: "I can\\u2019t."' in reported
-
-    def test_a_notebook_cell_shows_the_refusal(self, server: Any) -> None:
-        server.answers.append(chunked(refusal("No.") + COMPLETED))
-        with patch("sys.stdout", StringIO()) as output:  # which has no reconfigure()
-            exec(STREAM_CODE, {})
-        assert output.getvalue() == "Model refused: No.\n"
+        stream = answer(refusal("I can\u2019t.") + COMPLETED)
+        done = read_stream(server, stream, PYTHONIOENCODING="ascii")
+        assert done == ("Model refused: I can\\u2019t.\n", "", 0)
 
 
 @pytest.fixture(scope="module")
@@ -702,7 +744,7 @@ class TestSDK:
     @staticmethod
     def streamed(server: Any, payload: Payload, **options: bool) -> Any:
         """Return the event that the SDK makes of a payload in a stream."""
-        server.answers.append(chunked(b"data: %s\n\n" % json.dumps(payload).encode()))
+        server.answers.append(answer(b"data: %s\n\n" % json.dumps(payload).encode()))
         openai: Any = pytest.importorskip("openai")
         with openai.OpenAI(api_key="key", **options) as client:
             return next(client.responses.create(model="gpt-4o", input="", stream=True))
