@@ -6,6 +6,20 @@ Python 3.8 or later, so it runs where the official SDK cannot.
 
 The contract is the schema `ResponseRefusalDoneEvent` of OpenAI's OpenAPI description,
 as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3.54.0.
+
+>>> event = ResponseRefusalDoneEvent.from_dict({
+...     "type": "response.refusal.done",
+...     "item_id": "item-abc",
+...     "output_index": 1,
+...     "content_index": 2,
+...     "refusal": "final refusal text",
+...     "sequence_number": 1,
+... })
+>>> event.refusal
+'final refusal text'
+>>> ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "content_index": "zero"})
+Traceback (most recent call last):
+TypeError: ResponseRefusalDoneEvent: content_index: expected int, got str
 """
 
 from dataclasses import dataclass
@@ -59,27 +73,13 @@ class ResponseRefusalDoneEvent:
     """Emitted when a refusal is complete; carries its full text.
 
     All fields are required. Each value must have exactly the annotated type: a bool or
-    any other subclass is refused, and nothing is converted. Any int and any str is
+    any other subclass is rejected, and nothing is converted. Any int and any str is
     valid, except in `type`. Events cannot be changed; they compare and hash by value.
     To add data to an event, hold it in a class of your own.
 
     Raises TypeError if a value has the wrong type, and otherwise ValueError if `type`
     is not the tag. The message is one line that names every wrong field and shows no
     value except a wrong tag, shortened. Replacing, copying and unpickling check too.
-
-    >>> event = ResponseRefusalDoneEvent.from_dict({
-    ...     "type": "response.refusal.done",
-    ...     "item_id": "item-abc",
-    ...     "output_index": 1,
-    ...     "content_index": 2,
-    ...     "refusal": "final refusal text",
-    ...     "sequence_number": 1,
-    ... })
-    >>> event.refusal
-    'final refusal text'
-    >>> ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "content_index": "zero"})
-    Traceback (most recent call last):
-    TypeError: ResponseRefusalDoneEvent: content_index: expected int, got str
     """
 
     # Set here because dataclass(slots=True) needs Python 3.10.
@@ -115,6 +115,10 @@ class ResponseRefusalDoneEvent:
             and self.type == _TAG
         ):
             raise _error(dict(zip(_TYPES, _values_of(self))))
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """Copy and pickle by calling the class, so that the copy is checked too."""
+        return type(self), _values_of(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ResponseRefusalDoneEvent":
@@ -154,7 +158,3 @@ class ResponseRefusalDoneEvent:
             "sequence_number": self.sequence_number,
             "type": self.type,
         }
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        """Copy and pickle by calling the class, so that the copy is checked too."""
-        return type(self), _values_of(self)
