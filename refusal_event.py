@@ -52,7 +52,7 @@ def _fields_of(data: object) -> Dict[str, Any]:
 
 
 def _error(values: Mapping[str, Any]) -> Exception:
-    """Return the error for missing and wrong fields, at most 150 characters each."""
+    """Return one error for all missing and wrong fields, of bounded length."""
     error_class: Type[Exception] = ValueError
     problems: List[str] = []
     for field, expected in _TYPES.items():
@@ -125,10 +125,11 @@ class ResponseRefusalDoneEvent:
         """Return the event described by a mapping, such as a decoded JSON object.
 
         Unknown keys are ignored, and the mapping is not changed. Raises TypeError if
-        `data` is not a mapping, and otherwise what the class raises. Missing fields are
-        named in the same message, and raise ValueError if no value has the wrong type.
+        `data` is not a mapping or a value has the wrong type, and otherwise ValueError
+        if a field is missing or `type` is not the tag. One message names them all.
         """
         fields = data
+        # A plain dict is read directly because that is faster.
         if type(data) is not dict:
             fields = _fields_of(data)
         try:
