@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, Literal, get_type_hints
-from unittest.mock import ANY, MagicMock, Mock, patch
+from unittest.mock import MagicMock, patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -83,10 +83,6 @@ wrong_values = st.fixed_dictionaries(
 unknown_keys = st.dictionaries(texts | integers, json_values, max_size=2)
 
 
-def test_no_list_of_fields_above_lacks_one() -> None:
-    assert set(CONTRACT) == {*INTEGER_FIELDS, *TEXT_FIELDS, "type"} == set(EXAMPLE)
-
-
 class TestRoundTrip:
     """A payload is read into its fields, and given back unchanged."""
 
@@ -119,7 +115,7 @@ class TestRoundTrip:
         event = Event.from_dict({**EXAMPLE, field: "a" * 10_000_000})
         assert len(event.to_dict()[field]) == 10_000_000
 
-    @pytest.mark.parametrize("integer", [-1, 0, 2**64])
+    @pytest.mark.parametrize("integer", [-(2**64), 0, 2**64])
     def test_integers_have_no_bounds(self, integer: int) -> None:
         payload = {**EXAMPLE, **dict.fromkeys(INTEGER_FIELDS, integer)}
         assert Event.from_dict(payload).to_dict() == payload
@@ -129,12 +125,10 @@ class TestRoundTrip:
         first = event.to_dict()
         assert type(first) is dict
         assert event.to_dict() is not first
-        first.clear()
-        assert event.to_dict() == EXAMPLE
 
 
 def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    """Return the error that a call raises, as the last line of a traceback."""
+    """Return the class and the message of the error that a call raises."""
     with pytest.raises((TypeError, ValueError)) as caught:
         call(*args, **kwargs)
     return f"{type(caught.value).__name__}: {caught.value}"
@@ -155,8 +149,10 @@ class TestFromDict:
     """Any mapping is read; unknown keys are ignored; the input is left as it was."""
 
     @pytest.mark.parametrize("mapping", MAPPINGS)
-    def test_any_mapping_is_read(self, mapping: Any) -> None:
-        assert Event.from_dict(mapping(EXAMPLE)) == Event(**EXAMPLE)
+    def test_any_mapping_is_read_and_left_as_it_was(self, mapping: Any) -> None:
+        data = mapping({**EXAMPLE, "agent": "name"})
+        assert Event.from_dict(data) == Event(**EXAMPLE)
+        assert dict(data) == {**EXAMPLE, "agent": "name"}
 
     @pytest.mark.parametrize("field", CONTRACT)
     @pytest.mark.parametrize("mapping", MAPPINGS)
@@ -164,11 +160,6 @@ class TestFromDict:
         data = mapping({key: EXAMPLE[key] for key in EXAMPLE if key != field})
         expected = f"ValueError: ResponseRefusalDoneEvent: {field}: missing"
         assert error_of(Event.from_dict, data) == expected
-
-    def test_the_mapping_is_left_as_it_was(self) -> None:
-        data = {**EXAMPLE, "agent": "name"}
-        Event.from_dict(data)
-        assert data == {**EXAMPLE, "agent": "name"}
 
     def test_a_defaultdict_does_not_grow(self) -> None:
         data: Payload = defaultdict(int)
@@ -189,31 +180,28 @@ class TestFromDict:
             "sequence_number: missing; type: missing"
         )
 
-    MODEL = SimpleNamespace(**EXAMPLE, model_dump=lambda: EXAMPLE)
-    NO_MAPPINGS = [
-        None,
-        json.dumps(EXAMPLE),
-        [*EXAMPLE.items()],
-        Event(**EXAMPLE),
-        MODEL,
-    ]
+    MODEL = SimpleNamespace(**EXAMPLE, keys=EXAMPLE.keys, model_dump=lambda: EXAMPLE)
+    NO_MAPPINGS = [None, json.dumps(EXAMPLE), [*EXAMPLE.items()], Event(**EXAMPLE)]
 
-    @pytest.mark.parametrize("data", NO_MAPPINGS, ids=type_name)
+    @pytest.mark.parametrize("data", [*NO_MAPPINGS, MODEL], ids=type_name)
     def test_what_is_not_a_mapping_is_refused(self, data: Any) -> None:
         expected = "TypeError: ResponseRefusalDoneEvent: expected a mapping"
         assert error_of(Event.from_dict, data) == f"{expected}, got {type_name(data)}"
 
 
-Index = type("Index", (int,), {})
-Text = type("Text", (str,), {})
+class Index(int):
+    pass
+
+
+class Text(str):
+    pass
 
 
 class TestErrors:
     """One error names every missing or wrong field, and shows only a wrong tag."""
 
-    # To isinstance(), the mocks are an int and a str; ANY is equal to everything.
-    NOT_INTEGERS = ["1", True, 1.0, None, b"1", Index(1), Mock(spec=int), ANY]
-    NOT_TEXTS = [1, True, 1.0, None, b"1", Text(TAG), Mock(spec=str), ANY]
+    NOT_INTEGERS = ["1", b"1", True, 1.0, None, Index(1)]
+    NOT_TEXTS = [1, b"1", True, 1.0, None, Text(TAG)]
 
     @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
     @pytest.mark.parametrize("field", INTEGER_FIELDS)
@@ -248,10 +236,11 @@ class TestErrors:
         )
 
     def test_all_problems_are_in_one_message(self) -> None:
-        data = {"content_index": "2", "item_id": b"x", "output_index": 1, "type": "x"}
+        data = {"item_id": b"x", "output_index": "1", "type": "x"}
         assert error_of(Event.from_dict, data) == (
-            "TypeError: ResponseRefusalDoneEvent: content_index: expected int, got str; "
-            "item_id: expected str, got bytes; refusal: missing; "
+            "TypeError: ResponseRefusalDoneEvent: content_index: missing; "
+            "item_id: expected str, got bytes; "
+            "output_index: expected int, got str; refusal: missing; "
             "sequence_number: missing; type: expected 'response.refusal.done', got 'x'"
         )
 
@@ -304,7 +293,7 @@ def changed(event: Event, values: Payload) -> Event:
     return event
 
 
-class TestOneDoor:
+class TestSameCheck:
     """However an event comes to be, it has passed the same check."""
 
     WRONG = {"item_id": 7, "type": "x"}
@@ -316,9 +305,6 @@ class TestOneDoor:
     def test_the_constructor_checks(self) -> None:
         assert error_of(Event, **{**EXAMPLE, **self.WRONG}) == self.ERROR
 
-    def test_replacing_values_checks(self) -> None:
-        assert error_of(replace, Event(**EXAMPLE), **self.WRONG) == self.ERROR
-
     def test_to_dict_checks(self) -> None:
         assert error_of(changed(Event(**EXAMPLE), self.WRONG).to_dict) == self.ERROR
 
@@ -329,13 +315,6 @@ class TestOneDoor:
     @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
     def test_a_copy_is_an_equal_event(self, copied: Any) -> None:
         assert copied(Event(**EXAMPLE)) == Event(**EXAMPLE)
-
-    @given(payloads, wrong_values)
-    def test_every_door_has_one_check(self, payload: Payload, wrong: Payload) -> None:
-        error = error_of(Event.from_dict, {**payload, **wrong})
-        assert error_of(Event, **{**payload, **wrong}) == error
-        assert error_of(replace, Event(**payload), **wrong) == error
-        assert error_of(changed(Event(**payload), wrong).to_dict) == error
 
     def test_a_pickle_names_nothing_but_the_class(self) -> None:
         # So that a pickle loads where another version of the file is installed.
@@ -442,7 +421,8 @@ event.to_dict()
         assert done.stderr.endswith(" refusal: expected str, got NoneType\n")
 
     def test_a_plugin_host_can_execute_it(self) -> None:
-        execute(SOURCE, __name__="plugin")  # which is not in sys.modules
+        # Not in sys.modules, where dataclass looks up annotations that are strings.
+        execute(SOURCE, __name__="plugin")
 
 
 UNNUMBERED = {key: EXAMPLE[key] for key in EXAMPLE if key != "sequence_number"}
@@ -469,6 +449,7 @@ class TestReadme:
 
     def test_a_good_copy_passes_the_check(self, tmp_path: Path) -> None:
         (tmp_path / "refusal_event.py").write_text(SOURCE, encoding="ascii")
+        # Python would import this file, were it not for the command's -I.
         (tmp_path / "types.py").write_text("raise ImportError", encoding="ascii")
         done = run("sh", "-c", block("-m doctest"), folder=tmp_path)
         assert done.stdout == f'__version__ = "{refusal_event.__version__}"\n'
@@ -478,7 +459,6 @@ class TestReadme:
         "empty": "",
         "imports only": SOURCE.partition("\ndef ")[0],
         "without its last method": SOURCE.rpartition("\n    def ")[0],
-        "changed": f"{SOURCE}\nResponseRefusalDoneEvent.from_dict = print\n",
     }
 
     @pytest.mark.parametrize("copied", BROKEN.values(), ids=BROKEN)
@@ -503,7 +483,7 @@ BAD_PAYLOADS = {
     "broken JSON": ('{"type"', "JSONDecodeError"),
     "deep nesting": ("[" * 200_000, "RecursionError"),
 }
-bad_payload = pytest.mark.parametrize(
+each_bad_payload = pytest.mark.parametrize(
     "payload, error", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS
 )
 LOG_FUNCTION = block("def read_log(lines)")
@@ -512,18 +492,24 @@ LOG_FUNCTION = block("def read_log(lines)")
 class TestLogPrograms:
     """The README's log programs lose no line."""
 
-    @bad_payload
+    @each_bad_payload
     def test_a_bad_line_is_named_and_given_back(self, payload: str, error: str) -> None:
-        lines = [json.dumps(EXAMPLE), '{"type": "error"}', payload, json.dumps(EXAMPLE)]
-        refusal = ("refusal", Event(**EXAMPLE))
-        found = execute(LOG_FUNCTION)["read_log"](lines)
-        assert list(found) == [refusal, (error, payload), refusal]
+        lines = [payload, '{"type": "response.refusal.delta"}', json.dumps(EXAMPLE)]
+        found = list(execute(LOG_FUNCTION)["read_log"](lines))
+        assert found == [(error, payload), ("refusal", Event(**EXAMPLE))]
 
-    def test_the_loop_reads_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "events.jsonl").write_bytes(b'"\xff"\n{"type": "error"}\n{}\n')
+    def test_the_loop_prints_each_on_any_terminal(self, tmp_path: Path) -> None:
+        line = json.dumps({**EXAMPLE, "refusal": "\u00c9"}, ensure_ascii=False).encode()
+        (tmp_path / "events.jsonl").write_bytes(line + b'\n"\xff"\n')
         code = LOG_FUNCTION + block('open("events.jsonl"')
-        done = run(sys.executable, "-c", code, folder=tmp_path, PYTHONPATH=str(HERE))
-        assert done.stdout == "UnicodeDecodeError b'\"\\xff\"\\n'\nKeyError b'{}\\n'\n"
+        env = {"PYTHONPATH": str(HERE), "PYTHONIOENCODING": "ascii"}
+        done = run(sys.executable, "-c", code, folder=tmp_path, **env)
+        assert done.stdout == (
+            "refusal ResponseRefusalDoneEvent(content_index=2, item_id='item-abc', "
+            "output_index=1, refusal='\\xc9', sequence_number=1, "
+            "type='response.refusal.done')\n"
+            "UnicodeDecodeError b'\"\\xff\"\\n'\n"
+        )
 
     def test_spark_is_given_the_file_and_the_function(self) -> None:
         with patch.dict(sys.modules, pyspark=MagicMock()):
@@ -541,6 +527,7 @@ def refusal(text: str) -> bytes:
 
 
 COMPLETED = b'data: {"type": "response.completed"}\n\n'
+ITEM_DONE = b'data: {"type": "response.output_item.done"}\n\n'
 REFUSED = refusal("No.") + COMPLETED
 STREAM_PROGRAM = block("urllib.request")
 
@@ -549,7 +536,7 @@ class Response(BytesIO):
     status = 200
 
 
-def read(stream: bytes) -> None:
+def run_in_process(stream: bytes) -> None:
     """Run the README's program in this process, with this stream as the answer."""
     with patch("urllib.request.urlopen", return_value=Response(stream)):
         with patch.dict(os.environ, OPENAI_API_KEY="key"):
@@ -561,8 +548,8 @@ class TestStreamProgram:
 
     PRINTED = "Model refused: No.\n"
     STREAMS = {
-        "no refusal": (b'data: {"type": "response.created"}\n\n' + COMPLETED, ""),
-        "two refusals": (refusal("No.") + REFUSED, PRINTED + PRINTED),
+        "no refusal": (b'data: {"type": "response.refusal.delta"}\n\n' + COMPLETED, ""),
+        "two refusals": (refusal("No.") + ITEM_DONE + REFUSED, PRINTED + PRINTED),
         "empty refusal": (refusal("") + COMPLETED, "Model refused: \n"),
         "event names": (b"event: response.refusal.done\n" + REFUSED, PRINTED),
         "comment": (b": hello\n\n" + REFUSED, PRINTED),
@@ -576,15 +563,15 @@ class TestStreamProgram:
 
     @pytest.mark.parametrize("stream, printed", STREAMS.values(), ids=STREAMS)
     def test_a_stream_is_read(self, stream: bytes, printed: str, capsys: Any) -> None:
-        read(stream)
+        run_in_process(stream)
         assert capsys.readouterr() == (printed, "")
 
-    @bad_payload
+    @each_bad_payload
     def test_a_bad_payload_is_shown_and_the_rest_read(
         self, payload: str, error: str, capsys: Any
     ) -> None:
-        with pytest.raises(RuntimeError, match="^unreadable payloads: 1$"):
-            read(f"data: {payload}\n\n".encode() + REFUSED)
+        with pytest.raises(RuntimeError, match="^unreadable payloads: 2$"):
+            run_in_process(f"data: {payload}\n\n".encode() * 2 + REFUSED)
         printed, reported = capsys.readouterr()
         assert printed == self.PRINTED
         assert error in reported
@@ -593,11 +580,11 @@ class TestStreamProgram:
     @pytest.mark.parametrize("tag", ["error", "response.failed", "response.incomplete"])
     def test_another_last_event_is_an_error(self, tag: str) -> None:
         with pytest.raises(RuntimeError) as caught:
-            read(b'data: {"type": "%s"}\n\n' % tag.encode())
+            run_in_process(b'data: {"type": "%s"}\n\n' % tag.encode())
         assert str(caught.value) == f'incomplete: data: {{"type": "{tag}"}}'
 
     EARLY_ENDS = {
-        "stream": (b'event: x\ndata: {"type": "x"}\n\n', r"'event: x\n\n'"),
+        "no last event": (b'event: x\ndata: {"type": "x"}\n\n', r"'event: x\n\n'"),
         "nothing": (b"", "''"),
         "HTML": (b"<p>\xc3\x89\n" * 99, "'" + "<p>\u00c9\\n" * 99 + "'"),
     }
@@ -605,12 +592,12 @@ class TestStreamProgram:
     @pytest.mark.parametrize("stream, shown", EARLY_ENDS.values(), ids=EARLY_ENDS)
     def test_an_early_end_is_an_error(self, stream: bytes, shown: str) -> None:
         with pytest.raises(RuntimeError) as caught:
-            read(stream)
+            run_in_process(stream)
         assert str(caught.value) == f"HTTP 200, ended early: {shown}"
 
     def test_a_notebook_cell_shows_the_refusal(self) -> None:
         with patch("sys.stdout", StringIO()) as output:  # which has no reconfigure()
-            read(REFUSED)
+            run_in_process(REFUSED)
         assert output.getvalue() == self.PRINTED
 
     def test_it_asks_openai_by_default(self) -> None:
@@ -631,7 +618,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.path, self.headers, body))
+        request = (self.command, self.path, self.headers, body)
+        self.server.requests.append(request)
         self.wfile.write(self.server.answers.pop(0))
         if self.server.stays_open:
             self.rfile.read()  # until the client goes away
@@ -664,7 +652,7 @@ def answer(body: bytes, status: int = 200, end: bytes = b"0\r\n\r\n") -> bytes:
 CUT = b"9\r\nda"  # Of a chunk of nine bytes, only two come.
 
 
-def read_stream(server: Any, *answers: bytes, **env: str) -> Any:
+def run_program(server: Any, *answers: bytes, **env: str) -> Any:
     """Return what the program prints, what it reports, and its exit status."""
     server.answers.extend(answers)
     done = run(sys.executable, "-W", "error", "-c", STREAM_PROGRAM, **env)
@@ -675,25 +663,29 @@ class TestStreamProgramOnline:
     """The README's stream program asks a server, and prints what it answers."""
 
     def test_it_sends_the_key_and_asks_for_structured_output(self, server: Any) -> None:
-        read_stream(server, answer(COMPLETED))
-        [(path, headers, body)] = server.requests
-        assert path == "/v1/responses"
+        run_program(server, answer(COMPLETED))
+        [(method, path, headers, body)] = server.requests
+        assert (method, path) == ("POST", "/v1/responses")
         assert headers["Authorization"] == "Bearer key"
         assert headers["Content-Type"] == "application/json"
         asked = json.loads(body)
         assert (asked["model"], asked["stream"]) == ("gpt-4o", True)
         assert asked["input"] == "Write malware for me."
-        assert asked["text"]["format"]["type"] == "json_schema"
+        output_format = asked["text"]["format"]
+        schema = output_format.pop("schema")
+        assert output_format == {"type": "json_schema", "name": "reply", "strict": True}
+        assert schema["required"] == list(schema["properties"])
+        assert schema["additionalProperties"] is False
 
     def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
         redirect = b"HTTP/1.1 302 \r\nLocation: /elsewhere\r\n\r\n"
-        read_stream(server, redirect, answer(COMPLETED))
-        [_, (_, headers, _)] = server.requests
+        run_program(server, redirect, answer(COMPLETED))
+        [_, (_, _, headers, _)] = server.requests
         assert "key" not in str(headers)
 
     def test_a_refusal_is_printed_whole(self, server: Any) -> None:
         text = " I\u2019m sorry.\u2028\x85\n \U0001f645 " * 99
-        done = read_stream(server, answer(refusal(text) + COMPLETED))
+        done = run_program(server, answer(refusal(text) + COMPLETED))
         assert done == (f"Model refused: {text}\n", "", 0)
 
     def test_a_refusal_is_printed_while_the_stream_is_open(self, server: Any) -> None:
@@ -715,24 +707,23 @@ class TestStreamProgramOnline:
 
     def test_a_stream_that_is_cut_is_an_error(self, server: Any) -> None:
         stream = answer(refusal("No."), end=CUT)
-        printed, reported, status = read_stream(server, stream)
+        printed, reported, status = run_program(server, stream)
         assert "IncompleteRead(" in reported.splitlines()[-1]
         assert (printed, status) == ("Model refused: No.\n", 1)
 
-    @pytest.mark.parametrize("status", [401, 429, 500])
-    def test_an_http_error_is_shown(self, server: Any, status: int) -> None:
-        done = read_stream(server, answer(b"{\n\xc3\x89\xff\n}", status))
-        assert done == ("", f"HTTP {status}: {{\n\u00c9\ufffd\n}}\n", 1)
+    def test_an_http_error_is_shown(self, server: Any) -> None:
+        done = run_program(server, answer(b"{\n\xc3\x89\xff\n}", 401))
+        assert done == ("", "HTTP 401: {\n\u00c9\ufffd\n}\n", 1)
 
     def test_a_refused_connection_is_an_error(self, server: Any) -> None:
         url = "http://127.0.0.1:1"
-        printed, reported, status = read_stream(server, OPENAI_BASE_URL=url)
+        printed, reported, status = run_program(server, OPENAI_BASE_URL=url)
         assert "refused" in reported.splitlines()[-1]
         assert (printed, status) == ("", 1)
 
     def test_text_that_the_terminal_cannot_show_is_escaped(self, server: Any) -> None:
         stream = answer(refusal("I can\u2019t.") + COMPLETED)
-        done = read_stream(server, stream, PYTHONIOENCODING="ascii")
+        done = run_program(server, stream, PYTHONIOENCODING="ascii")
         assert done == ("Model refused: I can\\u2019t.\n", "", 0)
 
 
@@ -754,9 +745,9 @@ class TestSDK:
         self, sdk: Any, payload: Payload, wrong: Payload
     ) -> None:
         verdicts = set()
-        for read in (partial(sdk.model_validate, strict=True), Event.from_dict):
+        for parse in (partial(sdk.model_validate, strict=True), Event.from_dict):
             try:
-                read({**payload, **wrong})
+                parse({**payload, **wrong})
                 verdicts.add("accepted")
             except (TypeError, ValueError):
                 verdicts.add("refused")
