@@ -331,7 +331,7 @@ class TestValues:
         hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
         assert get_type_hints(Event) == hints
 
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="not seen at run time")
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
     def test_the_class_is_final(self) -> None:
         assert vars(Event)["__final__"]
 
