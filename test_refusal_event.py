@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, Literal, get_type_hints
-from unittest.mock import MagicMock, patch
+from unittest.mock import ANY, MagicMock, Mock, patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -125,6 +125,8 @@ class TestRoundTrip:
         first = event.to_dict()
         assert type(first) is dict
         assert event.to_dict() is not first
+        first.clear()
+        assert event.to_dict() == EXAMPLE
 
 
 def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
@@ -200,8 +202,9 @@ class Text(str):
 class TestErrors:
     """One error names every missing or wrong field, and shows only a wrong tag."""
 
-    NOT_INTEGERS = ["1", b"1", True, 1.0, None, Index(1)]
-    NOT_TEXTS = [1, b"1", True, 1.0, None, Text(TAG)]
+    # To isinstance(), the mocks are an int and a str; ANY is equal to everything.
+    NOT_INTEGERS = ["1", b"1", True, 1.0, None, Index(1), Mock(spec=int), ANY]
+    NOT_TEXTS = [1, b"1", True, 1.0, None, Text(TAG), Mock(spec=str), ANY]
 
     @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
     @pytest.mark.parametrize("field", INTEGER_FIELDS)
@@ -601,12 +604,10 @@ class TestStreamProgram:
         assert output.getvalue() == self.PRINTED
 
     def test_it_asks_openai_by_default(self) -> None:
-        with patch(
-            "urllib.request.urlopen", return_value=Response(COMPLETED)
-        ) as urlopen:
+        with patch("urllib.request.urlopen", return_value=Response(COMPLETED)) as ask:
             with patch.dict(os.environ, {"OPENAI_API_KEY": "key"}, clear=True):
                 execute(STREAM_PROGRAM)
-        [request, _body], options = urlopen.call_args
+        [request, _body], options = ask.call_args
         assert request.full_url == "https://api.openai.com/v1/responses"
         assert options == {"timeout": 600}
 
