@@ -5,19 +5,19 @@ The streaming Responses API ends a refusal with this event. The file needs nothi
 Python 3.8 or later, so it runs where the official SDK cannot.
 
 The contract is the schema `ResponseRefusalDoneEvent` of OpenAI's OpenAPI description,
-as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3.54.0.
+as in `openai/types/responses/response_refusal_done_event.py` of openai-python 3.57.0.
 
->>> event = ResponseRefusalDoneEvent.from_dict({
+>>> payload = {
 ...     "type": "response.refusal.done",
 ...     "item_id": "item-abc",
 ...     "output_index": 1,
 ...     "content_index": 2,
 ...     "refusal": "final refusal text",
 ...     "sequence_number": 1,
-... })
->>> event.refusal
+... }
+>>> ResponseRefusalDoneEvent.from_dict(payload).refusal
 'final refusal text'
->>> ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "content_index": "zero"})
+>>> ResponseRefusalDoneEvent.from_dict({**payload, "content_index": "zero"})
 Traceback (most recent call last):
 TypeError: ResponseRefusalDoneEvent: content_index: expected int, got str
 """
@@ -27,10 +27,10 @@ from operator import attrgetter
 from typing import Any, Dict, List, Literal, Mapping, Tuple, Type, final
 
 __all__ = ["ResponseRefusalDoneEvent"]
-__version__ = "2.0.1"
+__version__ = "2.0.2"
 
 _TAG = "response.refusal.done"
-_TYPES = {  # in the order of the fields, because copying is by position
+_TYPES = {  # in the order of the fields, because __reduce__ passes them by position
     "content_index": int,
     "item_id": str,
     "output_index": int,
@@ -126,7 +126,7 @@ class ResponseRefusalDoneEvent:
 
         Unknown keys are ignored, and the mapping is not changed. Raises TypeError if
         `data` is not a mapping or a value has the wrong type, and otherwise ValueError
-        if a field is missing or `type` is not the tag. One message names them all.
+        if a field is missing or `type` is not the tag. All problems are in one message.
         """
         fields = data
         # A plain dict is read directly because that is faster.
