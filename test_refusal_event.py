@@ -6,7 +6,6 @@ import ast
 import copy
 import json
 import pickle
-import pickletools
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, Literal, get_type_hints
-from unittest.mock import ANY, Mock
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,7 +29,6 @@ import refusal_event
 from refusal_event import ResponseRefusalDoneEvent as Event
 
 Payload = Dict[str, Any]
-
 TAG = "response.refusal.done"
 CONTRACT = {
     "content_index": int,
@@ -52,6 +50,8 @@ EXAMPLE: Payload = {
 }
 EVENT: Any = Event(**EXAMPLE)
 Tag = Enum("Tag", {"DONE": TAG}, type=str)
+Index = type("Index", (int,), {})
+Text = type("Text", (str,), {})
 
 # Without deadlines, because they fail on a slow machine.
 settings.register_profile(
@@ -59,30 +59,17 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
-integers = st.integers()
 texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-scalars = st.none() | st.booleans() | integers | st.floats() | texts
-json_values = scalars | st.lists(scalars) | st.dictionaries(texts, scalars)
-not_integers = json_values.filter(lambda value: type(value) is not int)
-not_texts = json_values.filter(lambda value: type(value) is not str)
-not_the_tag = json_values.filter(lambda value: value != TAG)
-
 payloads = st.fixed_dictionaries(
     {
-        **dict.fromkeys(INTEGER_FIELDS, integers),
+        **dict.fromkeys(INTEGER_FIELDS, st.integers()),
         **dict.fromkeys(TEXT_FIELDS, texts),
         "type": st.just(TAG),
     }
 )
-wrong_values = st.fixed_dictionaries(
-    {},
-    optional={
-        **dict.fromkeys(INTEGER_FIELDS, not_integers),
-        **dict.fromkeys(TEXT_FIELDS, not_texts),
-        "type": not_the_tag,
-    },
-).filter(bool)
-unknown_keys = st.dictionaries(texts | integers, json_values, max_size=2)
+field_names = st.sampled_from(sorted(CONTRACT))
+wrong_values = st.none() | st.booleans() | st.floats() | st.lists(texts)
+wrong_fields = st.dictionaries(field_names, wrong_values, min_size=1)
 
 
 class TestRoundTrip:
@@ -98,24 +85,19 @@ class TestRoundTrip:
         assert values == [1, "msg_1", 2, "No.", 3, "response.refusal.done"]
         assert json.dumps(event.to_dict()) == text
 
-    @given(payloads, unknown_keys)
+    @given(payloads, st.dictionaries(texts, wrong_values))
     def test_every_payload_comes_back(self, payload: Payload, unknown: Payload) -> None:
         event = Event.from_dict({**unknown, **payload})
         assert event == Event(**payload)
         assert event.to_dict() == payload
 
-    # Among them a byte order mark, a decomposed accent, an entity and a lone surrogate.
-    TEXTS = ["", " a\n", "a\r\nb\rc", "a\0", "\ufeffa", "e\u0301", "&amp;", "\ud83d"]
-
-    @pytest.mark.parametrize("text", TEXTS)
-    def test_text_is_kept_as_it_is(self, text: str) -> None:
-        payload = {**EXAMPLE, **dict.fromkeys(TEXT_FIELDS, text)}
-        assert Event.from_dict(payload).to_dict() == payload
-
     @pytest.mark.parametrize("field", TEXT_FIELDS)
-    def test_long_text_is_kept_whole(self, field: str) -> None:
-        event = Event.from_dict({**EXAMPLE, field: "a" * 10_000_000})
-        assert len(event.to_dict()[field]) == 10_000_000
+    def test_text_is_kept_as_it_is(self, field: str) -> None:
+        every_character = "".join(map(chr, range(0x110000)))
+        for text in ["", f" {every_character}e\u0301\r\n "]:
+            event = Event.from_dict({**EXAMPLE, field: text})
+            assert getattr(event, field) is text
+            assert event.to_dict()[field] is text
 
     @pytest.mark.parametrize("integer", [-(2**64), 0, 2**64])
     def test_integers_have_no_bounds(self, integer: int) -> None:
@@ -123,12 +105,8 @@ class TestRoundTrip:
         assert Event.from_dict(payload).to_dict() == payload
 
     def test_to_dict_returns_a_new_dict_each_time(self) -> None:
-        event = Event(**EXAMPLE)
-        first = event.to_dict()
-        assert type(first) is dict
-        assert event.to_dict() is not first
-        first.clear()
-        assert event.to_dict() == EXAMPLE
+        assert type(EVENT.to_dict()) is dict
+        assert EVENT.to_dict() is not EVENT.to_dict()
 
 
 def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
@@ -138,118 +116,88 @@ def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
-def type_name(value: object) -> str:
-    return type(value).__name__
-
-
-def default_dict(data: Payload) -> Payload:
-    return defaultdict(int, data)
-
-
-MAPPINGS = [dict, MappingProxyType, ChainMap, UserDict, default_dict]
+each_mapping = pytest.mark.parametrize(
+    "mapping", [dict, MappingProxyType, ChainMap, UserDict, partial(defaultdict, int)]
+)
 
 
 class TestFromDict:
     """Any mapping is read; unknown keys are ignored; the input is left as it was."""
 
-    @pytest.mark.parametrize("mapping", MAPPINGS)
+    @each_mapping
     def test_any_mapping_is_read_and_left_as_it_was(self, mapping: Any) -> None:
         data = mapping({**EXAMPLE, "agent": "name"})
-        assert Event.from_dict(data) == Event(**EXAMPLE)
+        assert Event.from_dict(data) == EVENT
         assert dict(data) == {**EXAMPLE, "agent": "name"}
-
-    @pytest.mark.parametrize("field", CONTRACT)
-    @pytest.mark.parametrize("mapping", MAPPINGS)
-    def test_no_field_may_be_missing(self, mapping: Any, field: str) -> None:
-        data = mapping({key: EXAMPLE[key] for key in EXAMPLE if key != field})
-        expected = f"ValueError: ResponseRefusalDoneEvent: {field}: missing"
-        assert error_of(Event.from_dict, data) == expected
-
-    def test_a_defaultdict_does_not_grow(self) -> None:
-        data: Payload = defaultdict(int)
-        error_of(Event.from_dict, data)
-        assert not data
 
     @pytest.mark.parametrize("key", ["agent", "data", "error", "stream_id", "Type", 1])
     def test_an_unknown_key_is_ignored(self, key: Any) -> None:
         data = {key: {**EXAMPLE, "refusal": "another text"}, **EXAMPLE}
-        assert Event.from_dict(data) == Event(**EXAMPLE)
+        assert Event.from_dict(data) == EVENT
 
-    def test_fields_are_not_looked_for_elsewhere(self) -> None:
-        data = {"contentIndex": 2, "itemId": "x", "Refusal": "x", "TYPE": TAG}
+    @each_mapping
+    def test_no_field_is_looked_for_elsewhere_or_added(self, mapping: Any) -> None:
+        names = {"contentIndex": 2, "itemId": "x", "Refusal": "x", "TYPE": TAG}
         envelope = {"data": EXAMPLE, "event": EXAMPLE, "response": EXAMPLE}
-        assert error_of(Event.from_dict, {**data, **envelope}) == (
+        data = mapping({**names, **envelope})
+        assert error_of(Event.from_dict, data) == (
             "ValueError: ResponseRefusalDoneEvent: content_index: missing; "
             "item_id: missing; output_index: missing; refusal: missing; "
             "sequence_number: missing; type: missing"
         )
+        assert dict(data) == {**names, **envelope}
 
     MODEL = SimpleNamespace(**EXAMPLE, keys=EXAMPLE.keys, model_dump=lambda: EXAMPLE)
-    NO_MAPPINGS = [None, json.dumps(EXAMPLE), [*EXAMPLE.items()], Event(**EXAMPLE)]
+    NO_MAPPINGS = [None, json.dumps(EXAMPLE), [*EXAMPLE.items()], EVENT, MODEL]
 
-    @pytest.mark.parametrize("data", [*NO_MAPPINGS, MODEL], ids=type_name)
-    def test_what_is_not_a_mapping_is_refused(self, data: Any) -> None:
-        expected = "TypeError: ResponseRefusalDoneEvent: expected a mapping"
-        assert error_of(Event.from_dict, data) == f"{expected}, got {type_name(data)}"
-
-
-class Index(int):
-    pass
-
-
-class Text(str):
-    pass
+    @pytest.mark.parametrize("data", NO_MAPPINGS)
+    def test_what_is_not_a_mapping_is_rejected(self, data: Any) -> None:
+        problem = f"expected a mapping, got {type(data).__name__}"
+        expected = f"TypeError: ResponseRefusalDoneEvent: {problem}"
+        assert error_of(Event.from_dict, data) == expected
 
 
 class TestErrors:
     """One error names every missing or wrong field, and shows only a wrong tag."""
 
-    # To isinstance(), the mocks are an int and a str; ANY is equal to everything.
-    NOT_INTEGERS = ["1", b"1", True, 1.0, None, Index(1), Mock(spec=int), ANY]
-    NOT_TEXTS = [1, b"1", True, 1.0, None, Text(TAG), Mock(spec=str), ANY]
+    @pytest.mark.parametrize("field", CONTRACT)
+    def test_no_field_may_be_missing(self, field: str) -> None:
+        data = {key: EXAMPLE[key] for key in EXAMPLE if key != field}
+        expected = f"ValueError: ResponseRefusalDoneEvent: {field}: missing"
+        assert error_of(Event.from_dict, data) == expected
 
-    @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
     @pytest.mark.parametrize("field", INTEGER_FIELDS)
-    @pytest.mark.parametrize("value", NOT_INTEGERS, ids=type_name)
-    def test_an_integer_is_an_int(self, mapping: Any, field: str, value: Any) -> None:
-        problem = f"{field}: expected int, got {type_name(value)}"
-        error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
+    @pytest.mark.parametrize("value", ["1", True, 1.0, None, [], {}, Index(1)])
+    def test_an_integer_is_an_int(self, field: str, value: Any) -> None:
+        problem = f"{field}: expected int, got {type(value).__name__}"
+        error = error_of(Event.from_dict, {**EXAMPLE, field: value})
         assert error == f"TypeError: ResponseRefusalDoneEvent: {problem}"
 
-    @pytest.mark.parametrize("mapping", [dict, MappingProxyType])
     @pytest.mark.parametrize("field", [*TEXT_FIELDS, "type"])
-    @pytest.mark.parametrize("value", NOT_TEXTS, ids=type_name)
-    def test_a_text_is_a_str(self, mapping: Any, field: str, value: Any) -> None:
-        problem = f"{field}: expected str, got {type_name(value)}"
-        error = error_of(Event.from_dict, mapping({**EXAMPLE, field: value}))
+    @pytest.mark.parametrize("value", [b"1", 1, 1.0, None, [], {}, Text(TAG)])
+    def test_a_text_is_a_str(self, field: str, value: Any) -> None:
+        problem = f"{field}: expected str, got {type(value).__name__}"
+        error = error_of(Event.from_dict, {**EXAMPLE, field: value})
         assert error == f"TypeError: ResponseRefusalDoneEvent: {problem}"
 
-    TAGS = ["", "error", "Response.Refusal.Done", " response.refusal.done"]
-    TAGS += ["response.refusal.done ", "response.refusal.done.x"]
-
-    @pytest.mark.parametrize("tag", TAGS)
+    @pytest.mark.parametrize("tag", ["", "error", TAG.upper(), f" {TAG}", f"{TAG} "])
     def test_no_other_tag_is_accepted(self, tag: str) -> None:
         assert error_of(Event.from_dict, {**EXAMPLE, "type": tag}) == (
             "ValueError: ResponseRefusalDoneEvent: "
             f"type: expected 'response.refusal.done', got '{tag}'"
         )
 
-    def test_a_long_tag_is_cut(self) -> None:
-        assert error_of(Event.from_dict, {**EXAMPLE, "type": "x" * 63}) == (
-            "ValueError: ResponseRefusalDoneEvent: "
-            f"type: expected 'response.refusal.done', got '{'x' * 63}"
-        )
-
-    def test_all_problems_are_in_one_message(self) -> None:
-        data = {"item_id": b"x", "output_index": "1", "type": "x"}
-        assert error_of(Event.from_dict, data) == (
+    @each_mapping
+    def test_all_problems_are_in_one_message(self, mapping: Any) -> None:
+        data = {"item_id": None, "output_index": "1", "type": "x"}
+        assert error_of(Event.from_dict, mapping(data)) == (
             "TypeError: ResponseRefusalDoneEvent: content_index: missing; "
-            "item_id: expected str, got bytes; "
+            "item_id: expected str, got NoneType; "
             "output_index: expected int, got str; refusal: missing; "
             "sequence_number: missing; type: expected 'response.refusal.done', got 'x'"
         )
 
-    @given(payloads, wrong_values, st.sets(st.sampled_from(sorted(CONTRACT))))
+    @given(payloads, wrong_fields, st.sets(field_names))
     def test_every_missing_and_wrong_field_is_named(
         self, payload: Payload, wrong: Payload, missing: set[str]
     ) -> None:
@@ -260,72 +208,56 @@ class TestErrors:
         named = {field for field in CONTRACT if f" {field}: " in message}
         assert named == {*wrong, *missing}
 
-    LONG = {
-        "tag": {**EXAMPLE, "type": "x" * 10_000_000},
-        "line ends in a tag": {**EXAMPLE, "type": "\r\n\x85\u2028" * 99},
-        "class name": {**EXAMPLE, "sequence_number": type("X" * 999, (), {})()},
-        "class name of no mapping": type("X" * 999, (), {})(),
-    }
+    def test_a_long_tag_is_cut_and_on_one_line(self) -> None:
+        tag = "\r\n\x85\u2028" * 999_999
+        assert error_of(Event.from_dict, {**EXAMPLE, "type": tag}) == (
+            "ValueError: ResponseRefusalDoneEvent: "
+            "type: expected 'response.refusal.done', got '"
+            r"\r\n\x85\u2028\r\n\x85\u2028\r\n\x85\u2028\r\n\x85\u2028\r\n\x8"
+        )
 
-    @pytest.mark.parametrize("data", LONG.values(), ids=LONG)
-    def test_a_message_is_one_line_of_bounded_length(self, data: Any) -> None:
-        message = error_of(Event.from_dict, data)
-        assert len(message) <= 150
-        assert message.splitlines() == [message]
+    def test_a_long_class_name_is_cut(self) -> None:
+        value = type("X" * 999, (), {})()
+        for data in [value, {**EXAMPLE, "refusal": value}]:
+            assert error_of(Event.from_dict, data).endswith(", got " + "X" * 30)
 
-    def test_no_key_error_is_shown_with_a_missing_field(self) -> None:
-        with pytest.raises(ValueError) as caught:
-            Event.from_dict({})
-        assert caught.value.__suppress_context__
-
-
-def repickled(protocol: int, event: Event) -> Any:
-    return pickle.loads(pickle.dumps(event, protocol))
-
-
-COPIES: dict[str, Callable[[Event], Any]] = {
-    "dataclasses.replace": replace,
-    "copy.copy": copy.copy,
-    "copy.deepcopy": copy.deepcopy,
-    **{f"pickle {protocol}": partial(repickled, protocol) for protocol in range(6)},
-}
-
-
-def changed(event: Event, values: Payload) -> Event:
-    """Change an event as only object.__setattr__ can."""
-    for field, value in values.items():
-        object.__setattr__(event, field, value)
-    return event
+    @pytest.mark.parametrize("data", [{}, {**EXAMPLE, "item_id": 7}])
+    def test_the_traceback_shows_no_other_error(self, data: Payload) -> None:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            Event.from_dict(data)
+        assert str(caught.getrepr(style="native")).count("Traceback") == 1
 
 
 class TestSameCheck:
     """However an event comes to be, it has passed the same check."""
 
-    WRONG = {"item_id": 7, "type": "x"}
-    ERROR = (
-        "TypeError: ResponseRefusalDoneEvent: item_id: expected str, got int; "
-        "type: expected 'response.refusal.done', got 'x'"
-    )
+    ERROR = "TypeError: ResponseRefusalDoneEvent: type: expected str, got int"
+
+    @pytest.fixture
+    def changed(self) -> Event:
+        """Return an event that was changed as only object.__setattr__ can."""
+        event = Event(**EXAMPLE)
+        object.__setattr__(event, "type", 7)
+        return event
 
     def test_the_constructor_checks(self) -> None:
-        assert error_of(Event, **{**EXAMPLE, **self.WRONG}) == self.ERROR
+        assert error_of(Event, **{**EXAMPLE, "type": 7}) == self.ERROR
 
-    def test_to_dict_checks(self) -> None:
-        assert error_of(changed(Event(**EXAMPLE), self.WRONG).to_dict) == self.ERROR
+    @pytest.mark.parametrize("way", [replace, copy.copy, copy.deepcopy, Event.to_dict])
+    def test_copying_and_to_dict_check(self, way: Any, changed: Event) -> None:
+        assert error_of(way, changed) == self.ERROR
 
-    @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-    def test_copying_checks(self, copied: Any) -> None:
-        assert error_of(copied, changed(Event(**EXAMPLE), self.WRONG)) == self.ERROR
-
-    @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+    @pytest.mark.parametrize("copied", [replace, copy.copy, copy.deepcopy])
     def test_a_copy_is_an_equal_event(self, copied: Any) -> None:
-        assert copied(Event(**EXAMPLE)) == Event(**EXAMPLE)
+        assert copied(EVENT) == EVENT
 
-    def test_a_pickle_names_nothing_but_the_class(self) -> None:
-        # So that a pickle loads where another version of the file is installed.
-        opcodes = pickletools.genops(pickle.dumps(Event(**EXAMPLE), 2))
-        names = [value for opcode, value, _ in opcodes if opcode.name == "GLOBAL"]
-        assert names == ["refusal_event ResponseRefusalDoneEvent"]
+    def test_unpickling_checks(self, changed: Event) -> None:
+        assert error_of(pickle.loads, pickle.dumps(changed)) == self.ERROR
+
+    def test_a_pickle_begins_with_the_class(self) -> None:
+        # So that it loads where another version of the file is installed.
+        name = b"crefusal_event\nResponseRefusalDoneEvent\n"
+        assert pickle.dumps(EVENT, 0).startswith(name)
 
 
 class TestValues:
@@ -341,23 +273,23 @@ class TestValues:
         assert vars(Event)["__final__"]
 
     @pytest.mark.parametrize("field", [*INTEGER_FIELDS, *TEXT_FIELDS])
-    def test_events_differ_where_one_value_differs(self, field: str) -> None:
+    def test_only_an_event_with_the_same_values_is_equal(self, field: str) -> None:
         value = 7 if field in INTEGER_FIELDS else "another text"
         other = Event(**{**EXAMPLE, field: value})
-        assert other != Event(**EXAMPLE)
-        assert len({Event(**EXAMPLE), Event(**EXAMPLE), other}) == 2
+        assert EVENT != other
+        assert EVENT != EXAMPLE
+        assert len({EVENT, Event(**EXAMPLE), other}) == 2
 
     @pytest.mark.parametrize("name", [*CONTRACT, "agent"])
     def test_no_attribute_can_be_set_or_deleted(self, name: str) -> None:
-        event = Event(**EXAMPLE)
         with pytest.raises(FrozenInstanceError):
-            setattr(event, name, 1)
+            setattr(Event(**EXAMPLE), name, 1)
         with pytest.raises(FrozenInstanceError):
-            delattr(event, name)
+            delattr(Event(**EXAMPLE), name)
 
     def test_an_event_has_no_room_for_other_attributes(self) -> None:
         with pytest.raises(AttributeError):
-            object.__setattr__(Event(**EXAMPLE), "agent", 1)
+            object.__setattr__(EVENT, "agent", 1)
 
 
 HERE = Path(__file__).resolve().parent
