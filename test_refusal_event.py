@@ -235,7 +235,7 @@ class TestSameCheck:
 
     @pytest.fixture
     def changed(self) -> Event:
-        """Return an event that was changed as only object.__setattr__ can."""
+        """Return an event that object.__setattr__ has made invalid."""
         event = Event(**EXAMPLE)
         object.__setattr__(event, "type", 7)
         return event
@@ -289,7 +289,7 @@ class TestValues:
 
     def test_an_event_has_no_room_for_other_attributes(self) -> None:
         with pytest.raises(AttributeError):
-            object.__setattr__(EVENT, "agent", 1)
+            object.__setattr__(Event(**EXAMPLE), "agent", 1)
 
 
 HERE = Path(__file__).resolve().parent
