@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import doctest
 import json
 import pickle
 import re
@@ -324,6 +325,11 @@ class TestFile:
         _docstring, *statements = ast.parse(SOURCE).body
         kinds = {ast.Import, ast.ImportFrom, ast.Assign, ast.FunctionDef, ast.ClassDef}
         assert {type(statement) for statement in statements} <= kinds
+
+    def test_the_example_in_its_docstring_holds(self) -> None:
+        failed, attempted = doctest.testmod(refusal_event)
+        assert attempted == 3
+        assert failed == 0
 
     def test_a_renamed_copy_works_alone_in_a_package(self, tmp_path: Path) -> None:
         (tmp_path / "application").mkdir()
