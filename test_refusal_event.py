@@ -8,6 +8,7 @@ import doctest
 import json
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections import ChainMap, UserDict, defaultdict
@@ -370,7 +371,8 @@ class TestReadme:
         assert capsys.readouterr().out == "Model refused: final refusal text\n"
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
-        command = block("json.load(sys.stdin)").replace("python3", sys.executable)
+        python = shlex.quote(sys.executable)
+        command = block("json.load(sys.stdin)").replace("python3", python)
         printed = subprocess.check_output(["sh", "-c", command], cwd=HERE, text=True)
         assert printed == block("ResponseRefusalDoneEvent(content_index=2")
 
