@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import copy
 import doctest
 import json
@@ -20,7 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, Literal, get_type_hints
+from typing import Any, AsyncIterator, Callable, Dict, Iterator, Literal, get_type_hints
 from unittest.mock import MagicMock, Mock, sentinel
 
 import pytest
@@ -421,11 +422,11 @@ class TestReadme:
 
 
 BAD_PAYLOADS = {
-    "missing field": (json.dumps(UNNUMBERED), "ValueError('ResponseRefusalDoneEvent: "),
-    "no tag": ("{}", "KeyError('type'"),
-    "list": ('["response.refusal.done"]', "TypeError("),
-    "broken JSON": ('{"type"', "JSONDecodeError("),
-    "deep nesting": ("[" * 200_000, "RecursionError("),
+    "no tag": (b"{}", "KeyError('type'"),
+    "list": (b'["response.refusal.done"]', "TypeError("),
+    "broken JSON": (b"[DONE]", "JSONDecodeError("),
+    "not UTF-8": (b'"\xff"', "UnicodeDecodeError("),
+    "deep nesting": (b"[" * 200_000, "RecursionError("),
 }
 each_bad_payload = pytest.mark.parametrize(
     "payload, error", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS
@@ -437,7 +438,7 @@ class TestLog:
     """The README's log programs show every refusal and every line with an error."""
 
     @each_bad_payload
-    def test_a_bad_line_is_an_error(self, payload: str, error: str) -> None:
+    def test_a_bad_line_is_an_error(self, payload: bytes, error: str) -> None:
         lines = [payload, '{"type": "response.refusal.delta"}', json.dumps(EXAMPLE)]
         bad, good = execute(LOG_FUNCTION)["read_log"](lines)
         assert good == (EVENT, None)
@@ -461,23 +462,105 @@ def line(payload: Payload) -> bytes:
     return f"data: {json.dumps(payload, ensure_ascii=False)}\n".encode()
 
 
-REFUSED = line(EXAMPLE)
-COMPLETED = line({"type": "response.completed"})
-STREAM_FUNCTION = block("def refusals(lines)")
+COMPLETED = {"type": "response.completed", "response": {"status": "completed"}}
+REFUSAL_LINE = line(EXAMPLE)
+LAST_LINE = line(COMPLETED)
+STREAM_FUNCTION = block("def read_stream(lines)")
+read_stream = execute(STREAM_FUNCTION)["read_stream"]
+
+
+class TestStreamFunction:
+    """The README's stream function yields each event, and ends well or with an error."""
+
+    def test_every_event_is_yielded(self) -> None:
+        created = {"type": "response.created", "response": {"status": "in_progress"}}
+        refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028\x85 "}
+        events: list[Payload]
+        events = [created, {"type": "keepalive"}, EXAMPLE, refusal, COMPLETED]
+        assert list(read_stream(map(line, events))) == events
+
+    def test_async_code_changes_two_words(self) -> None:
+        code = STREAM_FUNCTION.replace("def ", "async def ")
+        code = code.replace("for line", "async for line")
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield REFUSAL_LINE
+            yield LAST_LINE
+
+        async def collect() -> list[Payload]:
+            return [payload async for payload in execute(code)["read_stream"](lines())]
+
+        assert asyncio.run(collect()) == [EXAMPLE, COMPLETED]
+
+    def test_a_byte_order_mark_no_space_and_no_line_end_are_accepted(self) -> None:
+        form = b"\xef\xbb\xbfdata:" + json.dumps(EXAMPLE).encode()
+        assert list(read_stream([form, LAST_LINE])) == [EXAMPLE, COMPLETED]
+
+    def test_lines_without_data_are_skipped(self) -> None:
+        others = [b"\r\n", b": data: x\n", b"xdata: x\n", b"data\n", b"data: \r\n"]
+        assert list(read_stream([*others, LAST_LINE])) == [COMPLETED]
+
+    @pytest.mark.parametrize(
+        "rest",
+        [{}, {"response": None}, {"response": {}}, {"response": {"status": None}}],
+    )
+    def test_a_completed_response_need_not_have_a_status(self, rest: Payload) -> None:
+        last = {"type": "response.completed", **rest}
+        assert list(read_stream([line(last), b"data: [DONE]\n"])) == [last]
+
+    NOT_COMPLETED = [
+        {"type": "error", "message": "\u2019"},
+        {"type": "response.failed", "response": {"status": "failed"}},
+        {"type": "response.incomplete"},
+        {"type": "response.completed", "response": {"status": "failed"}},
+        {"type": "response.completed", "response": {"status": "incomplete"}},
+    ]
+
+    @pytest.mark.parametrize("last", NOT_COMPLETED)
+    def test_another_end_is_yielded_and_an_error(self, last: Payload) -> None:
+        events = read_stream([line(last), LAST_LINE])
+        assert next(events) == last
+        with pytest.raises(RuntimeError) as caught:
+            next(events)
+        assert str(caught.value) == f"response not completed: {last}"
+
+    def test_an_early_end_is_an_error(self) -> None:
+        with pytest.raises(RuntimeError, match="^stream ended early$"):
+            list(read_stream([REFUSAL_LINE]))
+
+    @each_bad_payload
+    def test_a_bad_payload_is_an_error(self, payload: bytes, error: str) -> None:
+        bad_line = b"data: " + payload + b"\n"
+        events = read_stream([REFUSAL_LINE, bad_line, LAST_LINE])
+        assert next(events) == EXAMPLE
+        with pytest.raises(RuntimeError) as caught:
+            next(events)
+        assert str(caught.value).startswith(error)
+        assert str(caught.value).endswith(f" in {bad_line!r}")
+
+
 STREAM_PROGRAM = STREAM_FUNCTION + block('"https://api.openai.com/v1"')
-STREAM_HEAD = b"HTTP/1.0 200 \r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n"
-refusals = execute(STREAM_FUNCTION)["refusals"]
+
+
+def open_stream(*lines: bytes) -> bytes:
+    """Return an answer that holds these lines in one chunk, and does not end."""
+    head = (
+        b"Content-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked"
+    )
+    data = b"".join(lines)
+    return b"HTTP/1.1 200 \r\n%s\r\n\r\n%x\r\n%s\r\n" % (head, len(data), data)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Keeps each request, and sends the next of the answers that the server has."""
+    """Keeps each request, sends the next answer, and leaves the connection open."""
+
+    timeout = 10  # seconds, after which the connection is closed
 
     def do_POST(self: Any) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, self.path, self.headers, body))
         self.wfile.write(self.server.answers.pop(0))
-        if self.server.stays_open:
-            self.rfile.read()  # until the client goes away
+        self.rfile.read()  # until the client goes away
 
     do_GET = do_POST
 
@@ -491,55 +574,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("OPENAI_API_KEY", "key\n")
     monkeypatch.setattr(sys, "argv", ["stream.py", "a model", "a prompt"])
     with server:
-        server.requests, server.answers, server.stays_open = [], [], False
+        server.requests, server.answers = [], []
         Thread(target=server.serve_forever, args=[0.01]).start()
         yield server
         server.shutdown()
 
 
-class TestStream:
+class TestStreamProgram:
     """The README's stream program prints each refusal, or ends with an error."""
-
-    STREAMS = {
-        "no refusal": ([line({"type": "response.refusal.delta"}), COMPLETED], []),
-        "two refusals": ([REFUSED, b"\n", REFUSED, b"\n", COMPLETED], [EVENT, EVENT]),
-        "other lines": ([b"event: x\n", b": data: x\n", REFUSED, COMPLETED], [EVENT]),
-        "no space": ([REFUSED.replace(b" ", b"", 1), COMPLETED], [EVENT]),
-        "byte order mark": ([b"\xef\xbb\xbf" + REFUSED, COMPLETED], [EVENT]),
-        "[DONE]": ([REFUSED, COMPLETED, b"data: [DONE]\n"], [EVENT]),
-    }
-
-    @pytest.mark.parametrize("lines, events", STREAMS.values(), ids=STREAMS)
-    def test_a_stream_is_read(self, lines: list[bytes], events: list[Event]) -> None:
-        assert list(refusals(lines)) == events
-
-    @each_bad_payload
-    def test_a_bad_payload_is_an_error(self, payload: str, error: str) -> None:
-        events = refusals([REFUSED, f"data: {payload}\n".encode(), COMPLETED])
-        assert next(events) == EVENT
-        with pytest.raises(RuntimeError) as caught:
-            next(events)
-        assert str(caught.value).startswith(error)
-        assert str(caught.value).endswith(f" in data: {payload}")
-
-    def test_a_byte_that_is_not_utf_8_is_an_error(self) -> None:
-        refused = REFUSED.replace(b"final", b"\xe2\x80\x99\xff")
-        with pytest.raises(RuntimeError, match="^UnicodeDecodeError.*\u2019\\\\xff"):
-            list(refusals([refused, COMPLETED]))
-
-    @pytest.mark.parametrize("tag", ["error", "response.failed", "response.incomplete"])
-    def test_another_last_event_is_an_error(self, tag: str) -> None:
-        with pytest.raises(RuntimeError) as caught:
-            list(refusals([line({"type": tag}), COMPLETED]))
-        assert str(caught.value) == f'response not completed: data: {{"type": "{tag}"}}'
-
-    def test_an_early_end_is_an_error(self) -> None:
-        with pytest.raises(RuntimeError, match="^stream ended early$"):
-            list(refusals([REFUSED]))
 
     def test_what_it_asks_and_prints(self, server: Any, capsys: Any) -> None:
         empty = line({**EXAMPLE, "refusal": ""})
-        server.answers = [STREAM_HEAD + REFUSED + empty + COMPLETED]
+        server.answers = [open_stream(REFUSAL_LINE, empty, LAST_LINE)]
         execute(STREAM_PROGRAM)
         printed = "Model refused: final refusal text\nModel refused: \n"
         assert capsys.readouterr().out == printed
@@ -547,39 +593,42 @@ class TestStream:
         assert (method, path) == ("POST", "/v1/responses")
         assert headers["Authorization"] == "Bearer key"
         assert headers["Content-Type"] == "application/json"
-        asked = json.loads(body)
-        output_format = asked.pop("text")["format"]
-        assert output_format.pop("schema") == {
+        schema = {
             "type": "object",
             "properties": {"answer": {"type": "string"}},
             "required": ["answer"],
             "additionalProperties": False,
         }
-        assert output_format == {"type": "json_schema", "name": "reply", "strict": True}
-        assert asked == {"model": "a model", "input": "a prompt", "stream": True}
+        output_format = {"type": "json_schema", "name": "reply", "strict": True}
+        assert json.loads(body) == {
+            "model": "a model",
+            "input": "a prompt",
+            "stream": True,
+            "text": {"format": {**output_format, "schema": schema}},
+        }
 
     def test_a_refusal_is_printed_while_the_stream_is_open(self, server: Any) -> None:
-        text = " I can\u2019t.\u2028\x85 "
-        stream = line({**EXAMPLE, "refusal": text}).replace(b"\n", b"\r\n\r\n")
-        server.answers = [STREAM_HEAD + stream]
-        server.stays_open = True
-        # With a shorter timeout, which ends a program that waits for more.
-        before, after = STREAM_PROGRAM.split("timeout=600")
+        server.answers = [open_stream(REFUSAL_LINE)]
         printed = Mock(side_effect=BrokenPipeError)
         with pytest.raises(BrokenPipeError):
-            execute(f"{before}timeout=20{after}", print=printed)
-        printed.assert_called_with("Model refused:", text, flush=True)
+            execute(STREAM_PROGRAM, print=printed)
+        printed.assert_called_with("Model refused:", "final refusal text", flush=True)
+
+    def test_a_refusal_is_checked(self, server: Any) -> None:
+        server.answers = [open_stream(line(UNNUMBERED), LAST_LINE)]
+        with pytest.raises(ValueError, match=": sequence_number: missing$"):
+            execute(STREAM_PROGRAM)
 
     @pytest.mark.parametrize("status, kind", [(200, "plain"), (401, "event-stream")])
     def test_another_answer_is_shown(self, server: Any, status: int, kind: str) -> None:
-        head = f"HTTP/1.0 {status} \r\nContent-Type: text/{kind}\r\n\r\n"
+        head = f"HTTP/1.0 {status} \r\nContent-Type: text/{kind}\r\nContent-Length: 6\r\n\r\n"
         server.answers = [head.encode() + b"<p>\xc3\x89\xff"]
         with pytest.raises(SystemExit, match=f"^HTTP {status}: <p>\u00c9\ufffd$"):
             execute(STREAM_PROGRAM)
 
     def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
-        redirect = b"HTTP/1.0 302 \r\nLocation: /elsewhere\r\n\r\n"
-        server.answers = [redirect, STREAM_HEAD + COMPLETED]
+        redirect = b"HTTP/1.0 302 \r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+        server.answers = [redirect, open_stream(LAST_LINE)]
         execute(STREAM_PROGRAM)
         [_, (_, _, headers, _)] = server.requests
         assert "key" not in str(headers)
