@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import ChainMap, UserDict, defaultdict
 from dataclasses import FrozenInstanceError, fields, replace
+from decimal import Decimal
 from enum import Enum
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -380,7 +381,7 @@ except TypeError as error:
         execute(SOURCE, __name__="plugin")
 
 
-UNNUMBERED = {key: EXAMPLE[key] for key in EXAMPLE if key != "sequence_number"}
+UNNUMBERED = with_changes(EXAMPLE, {"sequence_number": MISSING})
 
 
 class TestReadme:
@@ -412,13 +413,26 @@ class TestReadme:
             "ResponseRefusalDoneEvent: expected a mapping, got list",
         ]
 
-    def test_fields_that_a_server_leaves_out_are_filled_in(self) -> None:
-        code = block("unknown = {")
-        payload = {"type": TAG, "refusal": "No."}
-        names = execute(code, payload=payload, ResponseRefusalDoneEvent=Event)
-        assert names["event"] == Event(-1, "", -1, "No.", -1, "response.refusal.done")
-        names = execute(code, payload=EXAMPLE, ResponseRefusalDoneEvent=Event)
-        assert names["event"] == EVENT
+    @pytest.mark.parametrize("left_out", [MISSING, None], ids=["missing", "null"])
+    def test_what_a_server_leaves_out_is_filled_in(self, left_out: Any) -> None:
+        def fill_in(payload: Payload) -> Any:
+            names = {"payload": payload, "ResponseRefusalDoneEvent": Event}
+            return execute(block("unknown = {"), **names)["event"]
+
+        complete = {**EXAMPLE, "output_index": 0, "refusal": ""}
+        assert fill_in(complete) == Event(**complete)
+        nothing = dict.fromkeys(CONTRACT, left_out)
+        sparse = with_changes(nothing, {"type": TAG, "refusal": "No."})
+        assert fill_in(sparse) == Event(-1, "", -1, "No.", -1, "response.refusal.done")
+        for field in ["refusal", "type"]:
+            with pytest.raises(ValueError, match=f": {field}: missing$"):
+                fill_in(with_changes(EXAMPLE, {field: left_out}))
+
+    def test_what_a_host_decoded_becomes_a_payload(self) -> None:
+        decoded = {**EXAMPLE, "content_index": Decimal(2), "output_index": Index(1)}
+        decoded = {**decoded, "refusal": Text("final refusal text"), "type": Tag.DONE}
+        names = execute(block("default=int"), payload=decoded, json=json)
+        assert Event.from_dict(names["payload"]) == EVENT
 
 
 BAD_PAYLOADS = {
