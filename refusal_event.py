@@ -27,7 +27,7 @@ from operator import attrgetter
 from typing import Any, Dict, List, Literal, Mapping, Tuple, Type, final
 
 __all__ = ["ResponseRefusalDoneEvent"]
-__version__ = "2.0.2"
+__version__ = "2.0.3"
 
 _TAG = "response.refusal.done"
 _TYPES = {  # in the order of the fields, because __reduce__ passes them by position
@@ -44,8 +44,8 @@ _values_of = attrgetter(*_TYPES)
 def _fields_of(data: object) -> Dict[str, Any]:
     """Return the fields found in `data`; raise TypeError if it is not a mapping."""
     if not isinstance(data, Mapping):
-        # Cut because the name of a class can have any length.
         got = type(data).__name__
+        # Cut to 30 characters because the name of a class can have any length.
         raise TypeError(f"ResponseRefusalDoneEvent: expected a mapping, got {got:.30}")
     # Asking with `in` first keeps a defaultdict from adding the missing keys.
     return {field: data[field] for field in _TYPES if field in data}
@@ -74,8 +74,8 @@ class ResponseRefusalDoneEvent:
 
     All fields are required. Each value must have exactly the annotated type: a bool or
     any other subclass is rejected, and nothing is converted. Any int and any str is
-    valid, except in `type`. Events cannot be changed; they compare and hash by value.
-    To add data to an event, hold it in a class of your own.
+    valid, except in `type`. Events are frozen, and compare and hash by value. The class
+    is final; to add data to an event, keep both in a class of your own.
 
     Raises TypeError if a value has the wrong type, and otherwise ValueError if `type`
     is not the tag. The message is one line that names every wrong field and shows no
