@@ -199,6 +199,7 @@ class TestFields:
     @example(Index(1))
     @example(Text(TAG))
     @example(Tag.DONE)
+    @example("error")
     @example(TAG.upper())
     @example(f" {TAG}")
     @example(f"{TAG}\n")
