@@ -62,9 +62,15 @@ settings.load_profile("tests")
 class Index(int):
     """An int, but not exactly of that type."""
 
+    def __repr__(self) -> str:
+        return f"Index({int(self)})"
+
 
 class Text(str):
     """A str, but not exactly of that type."""
+
+    def __repr__(self) -> str:
+        return f"Text({str(self)!r})"
 
 
 class Tag(str, Enum):
@@ -74,12 +80,8 @@ class Tag(str, Enum):
 
 
 texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-valid_values = {int: st.integers(), str: texts}
-payloads = st.fixed_dictionaries(
-    {
-        **{field: valid_values[kind] for field, kind in CONTRACT.items()},
-        "type": st.just(TAG),
-    }
+wrong_tags = st.sampled_from(
+    [TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], "response.refusal.delta", "error"]
 )
 json_values = (
     st.none()
@@ -89,31 +91,38 @@ json_values = (
     | st.integers(-9, 9).map(float)
     | st.floats()
     | texts
-    | st.sampled_from([TAG, TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], "error"])
+    | st.just(TAG)
+    | wrong_tags
     | st.lists(texts)
     | st.dictionaries(texts, texts)
 )
 values = json_values | st.binary() | st.integers().map(Index) | texts.map(Text)
+
+valid_values = {
+    field: st.just(TAG) if field == "type" else {int: st.integers(), str: texts}[kind]
+    for field, kind in CONTRACT.items()
+}
+payloads = st.fixed_dictionaries(valid_values)
+
+
+def payloads_of_any(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Payload]:
+    """Return payloads in which each field is missing, valid or any of these values."""
+    optional = {field: valid | values for field, valid in valid_values.items()}
+    return st.fixed_dictionaries({}, optional=optional)
+
+
 unknown_keys = st.dictionaries(texts | st.integers(), values)
 mappings = st.sampled_from(
     [dict, MappingProxyType, ChainMap, UserDict, partial(defaultdict, int)]
 )
-
 each_field = pytest.mark.parametrize("field", CONTRACT)
-MISSING = sentinel.MISSING
 
 
-def changes_to_fields(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Payload]:
-    return st.dictionaries(st.sampled_from(list(CONTRACT)), values | st.just(MISSING))
+def without(field: str, payload: Payload) -> Payload:
+    return {key: payload[key] for key in payload if key != field}
 
 
-def with_changes(payload: Payload, changes: Payload) -> Payload:
-    """Return the payload with these changes, and without what is MISSING."""
-    changed = {**payload, **changes}
-    return {field: changed[field] for field in changed if changed[field] is not MISSING}
-
-
-def expected_verdict(payload: Payload) -> tuple[Any, set[str]]:
+def expected_error(payload: Payload) -> tuple[Any, set[str]]:
     """Return the class of the error that is due, if any, and the fields it names."""
     missing = CONTRACT.keys() - payload.keys()
     present = CONTRACT.keys() - missing
@@ -123,7 +132,7 @@ def expected_verdict(payload: Payload) -> tuple[Any, set[str]]:
     return error, missing | wrong | other_tag
 
 
-def verdict(call: Callable[[Any], object], payload: Any) -> tuple[Any, set[str]]:
+def raised_error(call: Callable[[Any], object], payload: Any) -> tuple[Any, set[str]]:
     """Return the class of the error that is raised, if any, and the fields it names."""
     try:
         call(payload)
@@ -140,14 +149,18 @@ def unchecked(payload: Payload) -> Event:
     return event
 
 
-WAYS_TO_AN_EVENT: list[Callable[[Payload], Event]] = [
-    Event.from_dict,
-    lambda payload: Event(**payload),
-    lambda payload: replace(EVENT, **payload),
-    lambda payload: copy.copy(unchecked(payload)),
-    lambda payload: copy.deepcopy(unchecked(payload)),
-    lambda payload: pickle.loads(pickle.dumps(unchecked(payload))),
-]
+WAYS_TO_AN_EVENT: dict[str, Callable[[Payload], Event]] = {
+    "from_dict": Event.from_dict,
+    "constructor": lambda payload: Event(**payload),
+    "replace": lambda payload: replace(EVENT, **payload),
+    "copy": lambda payload: copy.copy(unchecked(payload)),
+    "deepcopy": lambda payload: copy.deepcopy(unchecked(payload)),
+    "pickle": lambda payload: pickle.loads(pickle.dumps(unchecked(payload))),
+}
+CHECKS: dict[str, Callable[[Payload], object]] = {
+    **WAYS_TO_AN_EVENT,
+    "to_dict": lambda payload: unchecked(payload).to_dict(),
+}
 
 
 class TestFields:
@@ -160,18 +173,28 @@ class TestFields:
         )
         assert json.dumps(Event.from_dict(json.loads(text)).to_dict()) == text
 
-    EVERY_CHARACTER = "".join(map(chr, range(0x110000)))
-    HARD: Payload = {
+    LARGE: Payload = {
         **EXAMPLE,
         "content_index": 2**64 + 1,
-        "item_id": f" &amp;{EVERY_CHARACTER}\r\n",
+        "item_id": " \x00e\u0301\ud800&amp;\r\n",
         "output_index": 2**64 + 1,
-        "refusal": f"\ufeff&amp;{EVERY_CHARACTER}\r\n",
+        "refusal": " \x00e\u0301\ud800&amp;\r\n",
+        "sequence_number": 2**64 + 1,
+    }
+    SMALL: Payload = {
+        **EXAMPLE,
+        "content_index": -(2**64) - 1,
+        "item_id": "\ufeff",
+        "output_index": -(2**64) - 1,
+        "refusal": "\ufeff",
         "sequence_number": -(2**64) - 1,
     }
     UNKNOWN: Payload = {
         "contentIndex": 2,
+        "itemId": "item-abc",
+        "outputIndex": 1,
         "Refusal": "another text",
+        "sequenceNumber": 1,
         "TYPE": TAG,
         "agent": {"agent_name": "name"},
         "data": EXAMPLE,
@@ -180,7 +203,8 @@ class TestFields:
     }
 
     @given(payloads, unknown_keys, mappings)
-    @example(HARD, UNKNOWN, dict)
+    @example(LARGE, UNKNOWN, dict)
+    @example(SMALL, {}, dict)
     @example({**EXAMPLE, "item_id": "", "refusal": ""}, {}, dict)
     def test_every_payload_comes_back(
         self, payload: Payload, unknown: Payload, mapping: Any
@@ -188,8 +212,15 @@ class TestFields:
         data = mapping({**unknown, **payload})
         assert Event.from_dict(data).to_dict() == payload
         assert dict(data) == {**unknown, **payload}
-        for way in WAYS_TO_AN_EVENT:
-            assert way(payload).to_dict() == payload
+        for name, way in WAYS_TO_AN_EVENT.items():
+            assert (name, way(payload).to_dict()) == (name, payload)
+
+    def test_every_character_comes_back(self) -> None:
+        text = "".join(map(chr, range(0x110000)))
+        payload = {**EXAMPLE, "item_id": text, "refusal": text}
+        for name, way in WAYS_TO_AN_EVENT.items():
+            comes_back = way(payload).to_dict() == payload
+            assert comes_back, name
 
     @each_field
     @given(values)
@@ -199,28 +230,37 @@ class TestFields:
     @example(Index(1))
     @example(Text(TAG))
     @example(Tag.DONE)
+    @example("")
     @example("error")
+    @example("response.refusal.delta")
     @example(TAG.upper())
     @example(f" {TAG}")
     @example(f"{TAG}\n")
     def test_a_field_takes_exactly_its_type(self, field: str, value: Any) -> None:
         payload = {**EXAMPLE, field: value}
-        for way in [*WAYS_TO_AN_EVENT, lambda payload: unchecked(payload).to_dict()]:
-            assert verdict(way, payload) == expected_verdict(payload)
+        for name, check in CHECKS.items():
+            error = raised_error(check, payload)
+            assert (name, *error) == (name, *expected_error(payload))
 
     @each_field
-    @given(changes_to_fields(values), unknown_keys, mappings)
-    @example({}, UNKNOWN, dict)
-    @example(dict.fromkeys(CONTRACT, None), {}, UserDict)
-    @example(dict.fromkeys(CONTRACT, MISSING), UNKNOWN, partial(defaultdict, int))
-    def test_every_missing_and_wrong_field_is_named(
-        self, field: str, changes: Payload, unknown: Payload, mapping: Any
+    @given(payloads, unknown_keys, mappings)
+    @example(EXAMPLE, UNKNOWN, dict)
+    def test_a_missing_field_is_named(
+        self, field: str, payload: Payload, unknown: Payload, mapping: Any
     ) -> None:
-        for changed in [changes, {**changes, field: MISSING}]:
-            payload = with_changes({**unknown, **EXAMPLE}, changed)
-            data = mapping(payload)
-            assert verdict(Event.from_dict, data) == expected_verdict(payload)
-            assert dict(data) == payload
+        data = mapping(without(field, {**unknown, **payload}))
+        assert raised_error(Event.from_dict, data) == (ValueError, {field})
+
+    @given(payloads_of_any(values), unknown_keys, mappings)
+    @example({}, UNKNOWN, partial(defaultdict, int))
+    @example(dict.fromkeys(CONTRACT), {}, UserDict)
+    def test_all_missing_and_wrong_fields_are_named_at_once(
+        self, payload: Payload, unknown: Payload, mapping: Any
+    ) -> None:
+        payload = {**unknown, **payload}
+        data = mapping(payload)
+        assert raised_error(Event.from_dict, data) == expected_error(payload)
+        assert dict(data) == payload
 
     @each_field
     @given(payloads, payloads)
@@ -231,7 +271,10 @@ class TestFields:
         events: list[Any] = [Event(**payload), Event(**changed)]
         assert (events[0] == events[1]) is (payload == changed)
         assert len(set(events)) == (1 if payload == changed else 2)
-        assert payload not in events
+
+    def test_an_event_equals_nothing_but_an_event(self) -> None:
+        assert EVENT != EXAMPLE
+        assert EVENT != SimpleNamespace(**EXAMPLE)
 
 
 def error_from(data: Any) -> str:
@@ -245,17 +288,16 @@ class TestErrors:
     """An error is one line of bounded length, and shows no value but a wrong tag."""
 
     def test_all_problems_are_in_one_message(self) -> None:
-        data = {
-            "item_id": None,
-            "output_index": "secret",
-            "refusal": "secret",
-            "type": "x",
-        }
-        assert error_from(data) == (
+        wrong = {"item_id": None, "output_index": "secret", "type": "x"}
+        assert error_from(without("content_index", {**EXAMPLE, **wrong})) == (
             "TypeError: ResponseRefusalDoneEvent: content_index: missing; "
             "item_id: expected str, got NoneType; output_index: expected int, got str; "
-            "sequence_number: missing; type: expected 'response.refusal.done', got 'x'"
+            "type: expected 'response.refusal.done', got 'x'"
         )
+
+    def test_a_missing_field_is_called_missing(self) -> None:
+        problems = "; ".join(f"{field}: missing" for field in CONTRACT)
+        assert error_from({}) == f"ValueError: ResponseRefusalDoneEvent: {problems}"
 
     MODEL = SimpleNamespace(**EXAMPLE, keys=EXAMPLE.keys, model_dump=lambda: EXAMPLE)
     NOT_MAPPINGS = [None, json.dumps(EXAMPLE), [*EXAMPLE.items()], EVENT, MODEL]
@@ -286,7 +328,7 @@ class TestErrors:
 
 
 class TestEvent:
-    """An event is a frozen dataclass of the contract's fields, and holds nothing else."""
+    """An event is a frozen dataclass that holds the contract's fields alone."""
 
     def test_the_fields_and_their_types_are_the_contract(self) -> None:
         assert [field.name for field in fields(Event)] == list(CONTRACT)
@@ -318,6 +360,15 @@ class TestEvent:
         assert pickle.dumps(EVENT, 0).startswith(name)
 
 
+MISSING = sentinel.MISSING
+
+
+def with_changes(payload: Payload, changes: Payload) -> Payload:
+    """Return the payload with these changes, and without what is MISSING."""
+    changed = {**payload, **changes}
+    return {field: changed[field] for field in changed if changed[field] is not MISSING}
+
+
 HERE = Path(__file__).resolve().parent
 SOURCE = (HERE / "refusal_event.py").read_text(encoding="ascii")
 README = (HERE / "README.md").read_text(encoding="utf-8")
@@ -326,8 +377,9 @@ BLOCKS: list[str] = re.findall(r"^```\w+\n(.*?)^```$", README, re.DOTALL | re.MU
 
 def block(content: str) -> str:
     """Return the one code block of the README that contains this text."""
-    [found] = [text for text in BLOCKS if content in text]
-    return found
+    found = [text for text in BLOCKS if content in text]
+    assert len(found) == 1, f"{len(found)} blocks of the README contain {content!r}"
+    return found[0]
 
 
 def execute(code: str, **names: Any) -> Payload:
@@ -360,10 +412,10 @@ class TestFile:
         (tmp_path / "application").mkdir()
         (tmp_path / "application" / "renamed.py").write_text(SOURCE, encoding="ascii")
         program = """
-import pickle, sys
+import json, pickle, sys
 sys.path.insert(0, sys.argv[1])
 from application.renamed import ResponseRefusalDoneEvent
-event = ResponseRefusalDoneEvent(1, "msg_1", 2, "No.", 3, "response.refusal.done")
+event = ResponseRefusalDoneEvent.from_dict(json.loads(sys.argv[2]))
 print(pickle.loads(pickle.dumps(event)) == event)
 try:
     ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "refusal": None})
@@ -371,7 +423,8 @@ except TypeError as error:
     print(error)
 """
         python = [sys.executable, "-I", "-S", "-OO", "-W", "error", "-c", program]
-        printed = subprocess.check_output([*python, str(tmp_path)], text=True)
+        arguments = [str(tmp_path), json.dumps(EXAMPLE)]
+        printed = subprocess.check_output([*python, *arguments], text=True)
         assert printed.splitlines() == [
             "True",
             "ResponseRefusalDoneEvent: refusal: expected str, got NoneType",
@@ -670,25 +723,27 @@ class TestSDK:
     """The SDK's class has the same contract, and its events become payloads."""
 
     def test_the_fields_are_the_same_and_required(self, sdk: Any) -> None:
-        theirs = {name: field.annotation for name, field in sdk.model_fields.items()}
+        theirs = dict(sdk.model_fields)
         assert list(theirs) == list(CONTRACT)
-        assert theirs == get_type_hints(Event)
-        assert all(field.is_required() for field in sdk.model_fields.values())
+        hints = get_type_hints(Event)
+        assert {name: theirs[name].annotation for name in theirs} == hints
+        assert all(field.is_required() for field in theirs.values())
 
     @each_field
-    @given(json_values | st.just(MISSING), changes_to_fields(json_values))
-    @example(MISSING, {})
-    @example(True, {})
-    @example(1.0, {})
-    @example("", {})
-    @example(TAG.upper(), {})
-    @example(f" {TAG}", {})
-    @example(f"{TAG}\n", {})
+    @given(payloads_of_any(json_values), json_values)
+    @example(EXAMPLE, True)
+    @example(EXAMPLE, 1.0)
+    @example(EXAMPLE, "error")
+    @example(EXAMPLE, "response.refusal.delta")
+    @example(EXAMPLE, TAG.upper())
+    @example(EXAMPLE, f" {TAG}")
+    @example(EXAMPLE, f"{TAG}\n")
+    @example({}, "")
     def test_its_strict_validation_gives_the_same_verdict(
-        self, sdk: Any, field: str, value: Any, changes: Payload
+        self, sdk: Any, field: str, payload: Payload, value: Any
     ) -> None:
-        payload = with_changes(EXAMPLE, {**changes, field: value})
-        error, named = verdict(Event.from_dict, payload)
+        payload = {**payload, field: value}
+        error, named = raised_error(Event.from_dict, payload)
         assert named == fields_named_by(sdk, payload)
         assert bool(named) is bool(error)
 
@@ -696,5 +751,6 @@ class TestSDK:
         payload = {**UNNUMBERED, "item_id": 7, "type": Tag.DONE}
         event = sdk.construct(**payload)  # which does not check, like its stream
         found = execute(block("model_dump"), event=event)["payload"]
-        assert found == {**payload, "sequence_number": None}
+        fields = {field: found[field] for field in CONTRACT}
+        assert fields == {**payload, "sequence_number": None}
         assert type(found["type"]) is str
