@@ -492,7 +492,7 @@ class TestReadme:
 BAD_PAYLOADS = {
     "no tag": (b"{}", "KeyError('type'"),
     "list": (b'["response.refusal.done"]', "TypeError("),
-    "broken JSON": (b"[DONE]", "JSONDecodeError("),
+    "broken JSON": (b'{"type"', "JSONDecodeError("),
     "not UTF-8": (b'"\xff"', "UnicodeDecodeError("),
     "deep nesting": (b"[" * 200_000, "RecursionError("),
 }
@@ -532,29 +532,37 @@ def line(payload: Payload) -> bytes:
     return f"data: {json.dumps(payload, ensure_ascii=False)}\n".encode()
 
 
+DELTA = {**UNNUMBERED, "type": "response.refusal.delta", "delta": "final "}
 COMPLETED = {"type": "response.completed", "response": {"status": "completed"}}
-REFUSAL_LINE = line(EXAMPLE)
 LAST_LINE = line(COMPLETED)
-STREAM_FUNCTION = block("def read_stream(lines)")
-read_stream = execute(STREAM_FUNCTION)["read_stream"]
+DONE = b"data: [DONE]\n"
+
+
+def read_stream(lines: Any) -> Any:
+    return execute(block("def read_stream"))["read_stream"](lines)
+
+
+def error_after(events: Any) -> str:
+    """Return the message of the error that is raised instead of a next event."""
+    with pytest.raises(RuntimeError) as caught:
+        next(events)
+    return str(caught.value)
 
 
 class TestStreamFunction:
-    """The README's stream function yields each event, and ends well or with an error."""
+    """The README's stream function yields the events of one completed response."""
 
     def test_every_event_is_yielded(self) -> None:
-        created = {"type": "response.created", "response": {"status": "in_progress"}}
         refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028\x85 "}
-        events: list[Payload]
-        events = [created, {"type": "keepalive"}, EXAMPLE, refusal, COMPLETED]
+        events = [{"type": "keepalive"}, DELTA, EXAMPLE, refusal, COMPLETED]
         assert list(read_stream(map(line, events))) == events
 
     def test_async_code_changes_two_words(self) -> None:
-        code = STREAM_FUNCTION.replace("def ", "async def ")
+        code = block("def read_stream").replace("def read", "async def read")
         code = code.replace("for line", "async for line")
 
         async def lines() -> AsyncIterator[bytes]:
-            yield REFUSAL_LINE
+            yield line(EXAMPLE)
             yield LAST_LINE
 
         async def collect() -> list[Payload]:
@@ -567,48 +575,70 @@ class TestStreamFunction:
         assert list(read_stream([form, LAST_LINE])) == [EXAMPLE, COMPLETED]
 
     def test_lines_without_data_are_skipped(self) -> None:
-        others = [b"\r\n", b": data: x\n", b"xdata: x\n", b"data\n", b"data: \r\n"]
-        assert list(read_stream([*others, LAST_LINE])) == [COMPLETED]
+        blank = [b"\n", b"\r\n", b"data\n", b"data:\n", b"data: \r\n"]
+        others = [b":\n", b": data: x\n", b"event: x\n", b"id\n", b"retry: 9\n"]
+        assert list(read_stream([*blank, *others, LAST_LINE])) == [COMPLETED]
 
-    @pytest.mark.parametrize(
-        "rest",
-        [{}, {"response": None}, {"response": {}}, {"response": {"status": None}}],
-    )
-    def test_a_completed_response_need_not_have_a_status(self, rest: Payload) -> None:
-        last = {"type": "response.completed", **rest}
-        assert list(read_stream([line(last), b"data: [DONE]\n"])) == [last]
+    NO_PROBLEM = {"status": "completed", "error": None, "incomplete_details": None}
 
-    NOT_COMPLETED = [
+    @pytest.mark.parametrize("response", [None, {}, {"status": None}, NO_PROBLEM])
+    def test_a_response_without_a_problem_is_completed(self, response: Any) -> None:
+        last = {"type": "response.completed", "response": response}
+        for end in [last, without("response", last)]:
+            assert list(read_stream([line(end), b"not read"])) == [end]
+
+    PROBLEMS = [
+        {"status": "failed"},
+        {"status": "incomplete"},
+        {"status": "completed", "error": {"code": "server_error"}},
+        {"status": "completed", "incomplete_details": {"reason": "content_filter"}},
+        "\u2019",
+        ["completed"],
+    ]
+    OTHER_ENDS = [
         {"type": "error", "message": "\u2019"},
         {"type": "response.failed", "response": {"status": "failed"}},
         {"type": "response.incomplete"},
-        {"type": "response.completed", "response": {"status": "failed"}},
-        {"type": "response.completed", "response": {"status": "incomplete"}},
+        *[{"type": "response.completed", "response": problem} for problem in PROBLEMS],
     ]
 
-    @pytest.mark.parametrize("last", NOT_COMPLETED)
-    def test_another_end_is_yielded_and_an_error(self, last: Payload) -> None:
+    @pytest.mark.parametrize("last", OTHER_ENDS)
+    def test_another_end_is_yielded_and_shown(self, last: Payload) -> None:
         events = read_stream([line(last), LAST_LINE])
         assert next(events) == last
-        with pytest.raises(RuntimeError) as caught:
-            next(events)
-        assert str(caught.value) == f"response not completed: {last}"
+        assert error_after(events) == f"response not completed; last event: {last}"
 
-    def test_an_early_end_is_an_error(self) -> None:
-        with pytest.raises(RuntimeError, match="^stream ended early$"):
-            list(read_stream([REFUSAL_LINE]))
+    @pytest.mark.parametrize("rest", [[], [DONE, LAST_LINE]])
+    def test_an_early_end_shows_the_last_event(self, rest: list[bytes]) -> None:
+        last = {"type": "response.cancelled"}
+        events = read_stream([line(last), *rest])
+        assert next(events) == last
+        assert error_after(events) == f"response not completed; last event: {last}"
+
+    def test_no_event_is_an_error(self) -> None:
+        message = error_after(read_stream([]))
+        assert message == "response not completed; last event: None"
 
     @each_bad_payload
-    def test_a_bad_payload_is_an_error(self, payload: bytes, error: str) -> None:
+    def test_a_bad_payload_is_shown(self, payload: bytes, error: str) -> None:
         bad_line = b"data: " + payload + b"\n"
-        events = read_stream([REFUSAL_LINE, bad_line, LAST_LINE])
+        events = read_stream([line(EXAMPLE), bad_line, LAST_LINE])
         assert next(events) == EXAMPLE
-        with pytest.raises(RuntimeError) as caught:
-            next(events)
-        assert str(caught.value).startswith(error)
-        assert str(caught.value).endswith(f" in {bad_line!r}")
+        message = error_after(events)
+        assert message.startswith(error)
+        assert message.endswith(f" in {bad_line!r}")
+
+    @pytest.mark.parametrize("start", ["", " data: ", "datax: ", "xdata: "])
+    def test_text_that_is_no_event_is_shown(self, start: str) -> None:
+        text = start + '{\n  "error": "\u2019"\n}\n'
+        lines = text.encode().splitlines(keepends=True)
+        events = read_stream([line(EXAMPLE), *lines, LAST_LINE])
+        assert [next(events), next(events)] == [EXAMPLE, COMPLETED]
+        assert error_after(events) == f"unexpected text in the stream: {text!r}"
 
 
+STREAM_FUNCTION = block("def read_stream(lines)")
+REFUSAL_LINE = line(EXAMPLE)
 STREAM_PROGRAM = STREAM_FUNCTION + block('"https://api.openai.com/v1"')
 
 
