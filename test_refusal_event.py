@@ -15,15 +15,17 @@ import sys
 from collections import ChainMap, UserDict, defaultdict
 from dataclasses import FrozenInstanceError, fields, replace
 from decimal import Decimal
+from email.message import Message
 from enum import Enum
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO, RawIOBase, TextIOWrapper
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, AsyncIterator, Callable, Dict, Iterator, Literal, get_type_hints
 from unittest.mock import MagicMock, Mock, sentinel
+from urllib.response import addinfourl
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -637,30 +639,13 @@ class TestStreamFunction:
         assert error_after(events) == f"unexpected text in the stream: {text!r}"
 
 
-STREAM_FUNCTION = block("def read_stream(lines)")
-REFUSAL_LINE = line(EXAMPLE)
-STREAM_PROGRAM = STREAM_FUNCTION + block('"https://api.openai.com/v1"')
-
-
-def open_stream(*lines: bytes) -> bytes:
-    """Return an answer that holds these lines in one chunk, and does not end."""
-    head = (
-        b"Content-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked"
-    )
-    data = b"".join(lines)
-    return b"HTTP/1.1 200 \r\n%s\r\n\r\n%x\r\n%s\r\n" % (head, len(data), data)
-
-
 class Handler(BaseHTTPRequestHandler):
-    """Keeps each request, sends the next answer, and leaves the connection open."""
-
-    timeout = 10  # seconds, after which the connection is closed
+    """Keeps each request, and sends the next answer."""
 
     def do_POST(self: Any) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, self.path, self.headers, body))
         self.wfile.write(self.server.answers.pop(0))
-        self.rfile.read()  # until the client goes away
 
     do_GET = do_POST
 
@@ -668,11 +653,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a server, and have the stream program ask it directly."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server: Any = HTTPServer(("127.0.0.1", 0), Handler)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1/")
-    monkeypatch.setenv("OPENAI_API_KEY", "key\n")
-    monkeypatch.setattr(sys, "argv", ["stream.py", "a model", "a prompt"])
     with server:
         server.requests, server.answers = [], []
         Thread(target=server.serve_forever, args=[0.01]).start()
@@ -680,13 +663,38 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.shutdown()
 
 
+@pytest.fixture
+def urlopen(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Replace the function that the stream program opens its request with."""
+    urlopen = Mock()
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    return urlopen
+
+
+def response(body: Any) -> addinfourl:
+    """Return a stream that has this body, as urllib.request.urlopen does."""
+    headers = Message()
+    headers["Content-Type"] = "text/event-stream"
+    return addinfourl(body, headers, "", 200)
+
+
 class TestStreamProgram:
     """The README's stream program prints each refusal, or ends with an error."""
 
+    @pytest.fixture(autouse=True)
+    def arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "key\n")
+        monkeypatch.setattr(sys, "argv", ["stream.py", "a model", "a prompt"])
+
+    def run(self) -> None:
+        execute(block("def read_stream") + block("urllib.request.urlopen"))
+
+    STREAM = b"HTTP/1.0 200 \r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n"
+
     def test_what_it_asks_and_prints(self, server: Any, capsys: Any) -> None:
-        empty = line({**EXAMPLE, "refusal": ""})
-        server.answers = [open_stream(REFUSAL_LINE, empty, LAST_LINE)]
-        execute(STREAM_PROGRAM)
+        events = [DELTA, EXAMPLE, {**EXAMPLE, "refusal": ""}, COMPLETED]
+        server.answers = [self.STREAM + b"\n".join(map(line, events))]
+        self.run()
         printed = "Model refused: final refusal text\nModel refused: \n"
         assert capsys.readouterr().out == printed
         [(method, path, headers, body)] = server.requests
@@ -707,31 +715,60 @@ class TestStreamProgram:
             "text": {"format": {**output_format, "schema": schema}},
         }
 
-    def test_a_refusal_is_printed_while_the_stream_is_open(self, server: Any) -> None:
-        server.answers = [open_stream(REFUSAL_LINE)]
-        printed = Mock(side_effect=BrokenPipeError)
-        with pytest.raises(BrokenPipeError):
-            execute(STREAM_PROGRAM, print=printed)
-        printed.assert_called_with("Model refused:", "final refusal text", flush=True)
+    def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
+        redirect = b"HTTP/1.0 302 \r\nLocation: /elsewhere\r\n\r\n"
+        server.answers = [redirect, self.STREAM + LAST_LINE]
+        self.run()
+        [_, (_, path, headers, _)] = server.requests
+        assert path == "/elsewhere"
+        assert "key" not in str(headers)
 
-    def test_a_refusal_is_checked(self, server: Any) -> None:
-        server.answers = [open_stream(line(UNNUMBERED), LAST_LINE)]
-        with pytest.raises(ValueError, match=": sequence_number: missing$"):
-            execute(STREAM_PROGRAM)
-
-    @pytest.mark.parametrize("status, kind", [(200, "plain"), (401, "event-stream")])
+    @pytest.mark.parametrize(
+        "status, kind", [(200, "plain"), (202, "event-stream"), (401, "event-stream")]
+    )
     def test_another_answer_is_shown(self, server: Any, status: int, kind: str) -> None:
-        head = f"HTTP/1.0 {status} \r\nContent-Type: text/{kind}\r\nContent-Length: 6\r\n\r\n"
+        head = f"HTTP/1.0 {status} \r\nContent-Type: text/{kind}\r\n\r\n"
         server.answers = [head.encode() + b"<p>\xc3\x89\xff"]
         with pytest.raises(SystemExit, match=f"^HTTP {status}: <p>\u00c9\ufffd$"):
-            execute(STREAM_PROGRAM)
+            self.run()
 
-    def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
-        redirect = b"HTTP/1.0 302 \r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
-        server.answers = [redirect, open_stream(LAST_LINE)]
-        execute(STREAM_PROGRAM)
-        [_, (_, _, headers, _)] = server.requests
-        assert "key" not in str(headers)
+    def test_a_refusal_is_printed_while_the_stream_is_open(
+        self, urlopen: Mock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written = BytesIO()
+        monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, newline="\n"))
+
+        class OpenStream(RawIOBase):
+            def __iter__(self) -> Iterator[bytes]:
+                yield line(EXAMPLE)
+                assert written.getvalue() == b"Model refused: final refusal text\n"
+                yield LAST_LINE
+
+        urlopen.return_value = response(OpenStream())
+        self.run()
+
+    def test_a_refusal_is_checked(self, urlopen: Mock) -> None:
+        urlopen.return_value = response(BytesIO(line(UNNUMBERED) + LAST_LINE))
+        with pytest.raises(ValueError, match=": sequence_number: missing$"):
+            self.run()
+
+    def test_a_key_of_two_lines_is_not_shown(
+        self, urlopen: Mock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "key-1\nkey-2")
+        with pytest.raises(ValueError) as caught:
+            self.run()
+        assert "key" not in str(caught.value)
+        urlopen.assert_not_called()
+
+    def test_an_empty_base_url_means_openai(
+        self, urlopen: Mock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", "")
+        urlopen.return_value = response(BytesIO(LAST_LINE))
+        self.run()
+        [request] = urlopen.call_args[0]
+        assert request.full_url == "https://api.openai.com/v1/responses"
 
 
 @pytest.fixture(scope="module")
