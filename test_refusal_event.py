@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, AsyncIterator, Callable, Dict, Iterator, Literal, get_type_hints
-from unittest.mock import MagicMock, Mock, sentinel
+from unittest.mock import Mock, sentinel
 from urllib.response import addinfourl
 
 import pytest
@@ -496,38 +496,59 @@ BAD_PAYLOADS = {
     "list": (b'["response.refusal.done"]', "TypeError("),
     "broken JSON": (b'{"type"', "JSONDecodeError("),
     "not UTF-8": (b'"\xff"', "UnicodeDecodeError("),
+    "UTF-16": (json.dumps(EXAMPLE).encode("utf-16-be"), "JSONDecodeError("),
     "deep nesting": (b"[" * 200_000, "RecursionError("),
 }
 each_bad_payload = pytest.mark.parametrize(
     "payload, error", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS
 )
-LOG_FUNCTION = block("def read_log(lines)")
 
 
 class TestLog:
     """The README's log programs show every refusal and every line with an error."""
 
+    def read_log(self, lines: list[Any]) -> list[Any]:
+        return list(execute(block("def read_log"))["read_log"](lines))
+
     @each_bad_payload
     def test_a_bad_line_is_an_error(self, payload: bytes, error: str) -> None:
-        lines = [payload, '{"type": "response.refusal.delta"}', json.dumps(EXAMPLE)]
-        bad, good = execute(LOG_FUNCTION)["read_log"](lines)
+        [bad, good] = self.read_log([payload, json.dumps(EXAMPLE)])
         assert good == (EVENT, None)
         assert bad[0] is None
         assert bad[1].startswith(error)
         assert bad[1].endswith(f" in {payload!r}")
 
-    def test_each_refusal_or_error_is_on_one_line(self, capsys: Any) -> None:
-        payloads = [{**EXAMPLE, "refusal": "\u2019\n"}, UNNUMBERED]
-        log = "\n\r\n".join(map(json.dumps, payloads)).encode()
-        loop = block('open("events.jsonl", "rb")')
-        execute(LOG_FUNCTION + loop, open=lambda *_: BytesIO(log))
-        refusal, error = capsys.readouterr().out.splitlines()
-        assert refusal == "'\u2019\\n'"
-        assert error.startswith("ValueError('ResponseRefusalDoneEvent: sequence_number")
+    def test_text_and_bytes_are_read(self) -> None:
+        text = json.dumps({**EXAMPLE, "refusal": "\u6291\u6b49"}, ensure_ascii=False)
+        for line in [text, text.encode(), b"\xef\xbb\xbf" + text.encode()]:
+            [(event, _)] = self.read_log([line])
+            assert event.refusal == "\u6291\u6b49"
 
-    def test_the_spark_program_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "pyspark", MagicMock())
-        execute(LOG_FUNCTION + block("pyspark"))
+    def test_other_events_and_blank_lines_are_skipped(self) -> None:
+        other = '{"type": "response.refusal.delta"}'
+        assert self.read_log(["", "\r\n", b"\n", other, other.encode()]) == []
+
+    LINES = [json.dumps({**EXAMPLE, "refusal": "\u2019\n"}), json.dumps(UNNUMBERED)]
+    SHOWN = (
+        "'\u2019\\n'\nValueError('ResponseRefusalDoneEvent: sequence_number: missing"
+    )
+
+    def test_each_refusal_or_error_is_on_one_line(self, capsys: Any) -> None:
+        log = BytesIO("\n".join(self.LINES).encode())
+        code = block("def read_log") + block('open("events.jsonl", "rb")')
+        execute(code, open=lambda *_: log)
+        assert capsys.readouterr().out.startswith(self.SHOWN)
+
+    def test_spark_reads_each_partition(self, capsys: Any) -> None:
+        def map_partitions(function: Any) -> Any:
+            return SimpleNamespace(toLocalIterator=lambda: function(self.LINES))
+
+        sc = Mock()
+        sc.textFile.return_value = SimpleNamespace(mapPartitions=map_partitions)
+        execute(block("def read_log") + block("sc.textFile"), sc=sc)
+        sc.addPyFile.assert_called_once_with("refusal_event.py")
+        sc.textFile.assert_called_once_with("events.jsonl")
+        assert capsys.readouterr().out.startswith(self.SHOWN)
 
 
 def line(payload: Payload) -> bytes:
