@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, AsyncIterator, Callable, Dict, Iterator, Literal, get_type_hints
-from unittest.mock import Mock, sentinel
+from unittest.mock import Mock
 from urllib.response import addinfourl
 
 import pytest
@@ -362,15 +362,6 @@ class TestEvent:
         assert pickle.dumps(EVENT, 0).startswith(name)
 
 
-MISSING = sentinel.MISSING
-
-
-def with_changes(payload: Payload, changes: Payload) -> Payload:
-    """Return the payload with these changes, and without what is MISSING."""
-    changed = {**payload, **changes}
-    return {field: changed[field] for field in changed if changed[field] is not MISSING}
-
-
 HERE = Path(__file__).resolve().parent
 SOURCE = (HERE / "refusal_event.py").read_text(encoding="ascii")
 README = (HERE / "README.md").read_text(encoding="utf-8")
@@ -437,16 +428,15 @@ except TypeError as error:
         execute(SOURCE, __name__="plugin")
 
 
-UNNUMBERED = with_changes(EXAMPLE, {"sequence_number": MISSING})
+UNNUMBERED = without("sequence_number", EXAMPLE)
 
 
 class TestReadme:
     """The README's examples do what it says."""
 
     def test_the_first_example_prints_a_refusal(self, capsys: Any) -> None:
-        code = block('print("Model refused:", event.refusal)')
-        execute(code, payload=EXAMPLE)
-        execute(code, payload={"type": "response.refusal.delta"})
+        execute(BLOCKS[0], payload=EXAMPLE)
+        execute(BLOCKS[0], payload={"type": "response.refusal.delta"})
         assert capsys.readouterr().out == "Model refused: final refusal text\n"
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
@@ -461,6 +451,7 @@ class TestReadme:
 
     def test_the_event_or_its_error_is_printed(self, capsys: Any) -> None:
         names = {"json": json, "ResponseRefusalDoneEvent": Event}
+        payload: Any
         for payload in [EXAMPLE, UNNUMBERED, []]:
             execute(block("print(error)"), payload=payload, **names)
         assert capsys.readouterr().out.splitlines() == [
@@ -469,25 +460,27 @@ class TestReadme:
             "ResponseRefusalDoneEvent: expected a mapping, got list",
         ]
 
-    @pytest.mark.parametrize("left_out", [MISSING, None], ids=["missing", "null"])
-    def test_what_a_server_leaves_out_is_filled_in(self, left_out: Any) -> None:
-        def fill_in(payload: Payload) -> Any:
-            names = {"payload": payload, "ResponseRefusalDoneEvent": Event}
-            return execute(block("unknown = {"), **names)["event"]
+    def fill_in(self, payload: Payload) -> Any:
+        return execute(block("unknown = {"), payload=payload)["event"]
 
+    def test_what_a_server_leaves_out_is_filled_in(self) -> None:
         complete = {**EXAMPLE, "output_index": 0, "refusal": ""}
-        assert fill_in(complete) == Event(**complete)
-        nothing = dict.fromkeys(CONTRACT, left_out)
-        sparse = with_changes(nothing, {"type": TAG, "refusal": "No."})
-        assert fill_in(sparse) == Event(-1, "", -1, "No.", -1, "response.refusal.done")
-        for field in ["refusal", "type"]:
-            with pytest.raises(ValueError, match=f": {field}: missing$"):
-                fill_in(with_changes(EXAMPLE, {field: left_out}))
+        assert self.fill_in(complete) == Event(**complete)
+        sparse: Payload = {"refusal": "No.", "type": TAG}
+        for payload in [sparse, {**dict.fromkeys(CONTRACT), **sparse}]:
+            event = self.fill_in(payload)
+            assert event == Event(-1, "", -1, "No.", -1, "response.refusal.done")
+
+    @pytest.mark.parametrize("field", ["refusal", "type"])
+    def test_a_refusal_and_a_tag_are_not_filled_in(self, field: str) -> None:
+        for payload in [without(field, EXAMPLE), {**EXAMPLE, field: None}]:
+            assert raised_error(self.fill_in, payload) == (ValueError, {field})
 
     def test_what_a_host_decoded_becomes_a_payload(self) -> None:
-        decoded = {**EXAMPLE, "content_index": Decimal(2), "output_index": Index(1)}
-        decoded = {**decoded, "refusal": Text("final refusal text"), "type": Tag.DONE}
-        names = execute(block("default=int"), payload=decoded, json=json)
+        numbers = {"content_index": Decimal(2), "output_index": Index(1)}
+        texts = {"refusal": Text("final refusal text"), "type": Tag.DONE}
+        decoded = UserDict({**EXAMPLE, **numbers, **texts, "_id": object()})
+        names = execute(block("default=convert"), payload=decoded)
         assert Event.from_dict(names["payload"]) == EVENT
 
 
