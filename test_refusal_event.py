@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections import ChainMap, UserDict, defaultdict
+from contextlib import suppress
 from dataclasses import FrozenInstanceError, fields, replace
 from decimal import Decimal
 from email.message import Message
@@ -221,7 +222,9 @@ class TestFields:
         text = "".join(map(chr, range(0x110000)))
         payload = {**EXAMPLE, "item_id": text, "refusal": text}
         for name, way in WAYS_TO_AN_EVENT.items():
-            comes_back = way(payload).to_dict() == payload
+            comes_back = False
+            with suppress(Exception):  # because its message may hold the whole text
+                comes_back = way(payload).to_dict() == payload
             assert comes_back, name
 
     @each_field
@@ -288,10 +291,10 @@ class TestErrors:
     """An error is one line of bounded length, and shows no value but a wrong tag."""
 
     def test_all_problems_are_in_one_message(self) -> None:
-        wrong = {"item_id": None, "output_index": "secret", "type": "x"}
+        wrong = {"item_id": ["secret"], "output_index": "secret", "type": "x"}
         assert error_from(without("content_index", {**EXAMPLE, **wrong})) == (
             "TypeError: ResponseRefusalDoneEvent: content_index: missing; "
-            "item_id: expected str, got NoneType; output_index: expected int, got str; "
+            "item_id: expected str, got list; output_index: expected int, got str; "
             "type: expected 'response.refusal.done', got 'x'"
         )
 
@@ -309,7 +312,7 @@ class TestErrors:
         assert error_from(data) == f"TypeError: ResponseRefusalDoneEvent: {problem}"
 
     def test_a_long_tag_is_cut_and_on_one_line(self) -> None:
-        tag = "\r\n\x85\u2028" * 999_999
+        tag = "\r\n\x85\u2028" * 999
         assert error_from({**EXAMPLE, "type": tag}) == (
             "ValueError: ResponseRefusalDoneEvent: "
             "type: expected 'response.refusal.done', got '"
