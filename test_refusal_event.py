@@ -99,7 +99,7 @@ json_values = (
     | st.lists(texts)
     | st.dictionaries(texts, texts)
 )
-values = json_values | st.binary() | st.integers().map(Index) | texts.map(Text)
+values = json_values | st.binary()
 
 valid_values = {
     field: st.just(TAG) if field == "type" else {int: st.integers(), str: texts}[kind]
@@ -547,7 +547,6 @@ def line(payload: Payload) -> bytes:
 DELTA = {**UNNUMBERED, "type": "response.refusal.delta", "delta": "final "}
 COMPLETED = {"type": "response.completed", "response": {"status": "completed"}}
 LAST_LINE = line(COMPLETED)
-DONE = b"data: [DONE]\n"
 
 
 def read_stream(lines: Any) -> Any:
@@ -565,7 +564,7 @@ class TestStreamFunction:
     """The README's stream function yields the events of one completed response."""
 
     def test_every_event_is_yielded(self) -> None:
-        refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028\x85 "}
+        refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028\x85[DONE] "}
         events = [{"type": "keepalive"}, DELTA, EXAMPLE, refusal, COMPLETED]
         assert list(read_stream(map(line, events))) == events
 
@@ -587,7 +586,7 @@ class TestStreamFunction:
         assert list(read_stream([form, LAST_LINE])) == [EXAMPLE, COMPLETED]
 
     def test_lines_without_data_are_skipped(self) -> None:
-        blank = [b"\n", b"\r\n", b"data\n", b"data:\n", b"data: \r\n"]
+        blank = [b"", b"\n", b"\r\n", b"data\n", b"data:\n", b"data: \r\n"]
         others = [b":\n", b": data: x\n", b"event: x\n", b"id\n", b"retry: 9\n"]
         assert list(read_stream([*blank, *others, LAST_LINE])) == [COMPLETED]
 
@@ -602,8 +601,9 @@ class TestStreamFunction:
     PROBLEMS = [
         {"status": "failed"},
         {"status": "incomplete"},
-        {"status": "completed", "error": {"code": "server_error"}},
-        {"status": "completed", "incomplete_details": {"reason": "content_filter"}},
+        {"status": "cancelled"},
+        {**NO_PROBLEM, "error": {"code": "server_error"}},
+        {**NO_PROBLEM, "incomplete_details": {"reason": "content_filter"}},
         "\u2019",
         ["completed"],
     ]
@@ -620,7 +620,9 @@ class TestStreamFunction:
         assert next(events) == last
         assert error_after(events) == f"response not completed; last event: {last}"
 
-    @pytest.mark.parametrize("rest", [[], [DONE, LAST_LINE]])
+    @pytest.mark.parametrize(
+        "rest", [[], [b"data: [DONE]\n", LAST_LINE], [b"data:[DONE]", LAST_LINE]]
+    )
     def test_an_early_end_shows_the_last_event(self, rest: list[bytes]) -> None:
         last = {"type": "response.cancelled"}
         events = read_stream([line(last), *rest])
@@ -760,6 +762,11 @@ class TestStreamProgram:
     def test_a_refusal_is_checked(self, urlopen: Mock) -> None:
         urlopen.return_value = response(BytesIO(line(UNNUMBERED) + LAST_LINE))
         with pytest.raises(ValueError, match=": sequence_number: missing$"):
+            self.run()
+
+    def test_an_early_end_is_an_error(self, urlopen: Mock) -> None:
+        urlopen.return_value = response(BytesIO(line(EXAMPLE)))
+        with pytest.raises(RuntimeError, match="^response not completed"):
             self.run()
 
     def test_a_key_of_two_lines_is_not_shown(
