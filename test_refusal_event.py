@@ -646,9 +646,11 @@ class TestStreamFunction:
     def test_text_that_is_no_event_is_shown(self, start: str) -> None:
         text = start + '{\n  "error": "\u2019"\n}\n'
         lines = text.encode().splitlines(keepends=True)
+        message = f"unexpected text in the stream: {text!r}"
+        assert error_after(read_stream(lines)) == message
         events = read_stream([line(EXAMPLE), *lines, LAST_LINE])
         assert [next(events), next(events)] == [EXAMPLE, COMPLETED]
-        assert error_after(events) == f"unexpected text in the stream: {text!r}"
+        assert error_after(events) == message
 
 
 class Handler(BaseHTTPRequestHandler):
