@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import copy
 import doctest
 import json
@@ -15,18 +14,12 @@ import sys
 from collections import ChainMap, UserDict, defaultdict
 from contextlib import suppress
 from dataclasses import FrozenInstanceError, fields, replace
-from decimal import Decimal
-from email.message import Message
 from enum import Enum
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from io import BytesIO, RawIOBase, TextIOWrapper
+from io import BytesIO
 from pathlib import Path
-from threading import Thread
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, AsyncIterator, Callable, Dict, Iterator, Literal, get_type_hints
-from unittest.mock import Mock
-from urllib.response import addinfourl
+from typing import Any, Callable, Dict, List, Literal, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -367,14 +360,17 @@ class TestEvent:
 HERE = Path(__file__).resolve().parent
 SOURCE = (HERE / "refusal_event.py").read_text(encoding="ascii")
 README = (HERE / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[str] = re.findall(r"^```\w+\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-def block(content: str) -> str:
-    """Return the one code block of the README that contains this text."""
-    found = [text for text in BLOCKS if content in text]
-    assert len(found) == 1, f"{len(found)} blocks of the README contain {content!r}"
-    return found[0]
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+FIRST, CATCH, FILL_IN, DUMP, READ_STREAM, RESPONSE, SPARK = blocks("python")
+COMMAND, _ = blocks("sh")
+PRINTED, MESSAGE = blocks("text")
+UNNUMBERED = without("sequence_number", EXAMPLE)
+COMPLETED = {"type": "response.completed", "response": {"status": "completed"}}
 
 
 def execute(code: str, **names: Any) -> Payload:
@@ -430,364 +426,127 @@ except TypeError as error:
         execute(SOURCE, __name__="plugin")
 
 
-UNNUMBERED = without("sequence_number", EXAMPLE)
+class Lines(List[Any]):
+    """The lines of a log, which are mapped and filtered as by Spark."""
+
+    def map(self, function: Any) -> Lines:
+        return Lines(map(function, self))
+
+    def filter(self, function: Any) -> Lines:
+        return Lines(filter(function, self))
+
+    collect = List.copy
+
+
+def fill_in(payload: Payload) -> Any:
+    return execute(FILL_IN, payload=payload)["event"]
 
 
 class TestReadme:
     """The README's examples do what it says."""
 
     def test_the_first_example_prints_a_refusal(self, capsys: Any) -> None:
-        execute(BLOCKS[0], payload=EXAMPLE)
-        execute(BLOCKS[0], payload={"type": "response.refusal.delta"})
+        execute(FIRST, payload=EXAMPLE)
+        execute(FIRST, payload={"type": "response.refusal.delta"})
         assert capsys.readouterr().out == "Model refused: final refusal text\n"
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
-        python = shlex.quote(sys.executable)
-        command = block("json.load(sys.stdin)").replace("python3", python)
+        command = COMMAND.replace("python3", shlex.quote(sys.executable))
         printed = subprocess.check_output(["sh", "-c", command], cwd=HERE, text=True)
-        assert printed == block("ResponseRefusalDoneEvent(content_index=2")
+        assert printed == PRINTED
 
     @pytest.mark.parametrize("kind", [int, str])
     def test_the_fields_are_listed_by_type(self, kind: type) -> None:
         names = ", ".join(f"`{field}`" for field in CONTRACT if CONTRACT[field] is kind)
         assert f"\n- `{kind.__name__}`: {names}\n" in README
 
-    def test_the_message_is_the_one_that_is_shown(self) -> None:
-        message = error_from({**UNNUMBERED, "item_id": None})
-        assert message + "\n" == block("TypeError: ResponseRefusalDoneEvent")
+    def test_an_error_is_caught_and_prints_what_is_shown(self, capsys: Any) -> None:
+        execute(CATCH, payload={**UNNUMBERED, "item_id": None})
+        assert capsys.readouterr().out == MESSAGE
+        execute(CATCH, payload={})
+        assert execute(CATCH, payload=EXAMPLE)["event"] == EVENT
 
-    def fill_in(self, payload: Payload) -> Any:
-        return execute(block("unknown = {"), payload=payload)["event"]
-
-    def test_what_a_server_leaves_out_is_filled_in(self) -> None:
-        complete = {**EXAMPLE, "output_index": 0, "refusal": ""}
-        assert self.fill_in(complete) == Event(**complete)
-        sparse: Payload = {"refusal": "No.", "type": TAG}
-        for payload in [sparse, {**dict.fromkeys(CONTRACT), **sparse}]:
-            event = self.fill_in(payload)
+    def test_missing_fields_are_filled_in_but_for_the_refusal_and_the_tag(self) -> None:
+        for absent in [{}, dict.fromkeys(CONTRACT)]:
+            event = fill_in({**absent, "refusal": "No.", "type": TAG})
             assert event == Event(-1, "", -1, "No.", -1, "response.refusal.done")
+            assert raised_error(fill_in, absent) == (ValueError, {"refusal", "type"})
+        complete = {**EXAMPLE, "output_index": 0, "refusal": ""}
+        assert fill_in(complete) == Event(**complete)
 
-    @pytest.mark.parametrize("field", ["refusal", "type"])
-    def test_a_refusal_and_a_tag_are_not_filled_in(self, field: str) -> None:
-        for payload in [without(field, EXAMPLE), {**EXAMPLE, field: None}]:
-            assert raised_error(self.fill_in, payload) == (ValueError, {field})
-
-    def test_what_a_host_decoded_becomes_a_payload(self) -> None:
-        numbers = {"content_index": Decimal(2), "output_index": Index(1)}
-        texts = {"refusal": Text("final refusal text"), "type": Tag.DONE}
-        decoded = UserDict({**EXAMPLE, **numbers, **texts, "_id": object()})
-        names = execute(block("default=convert"), payload=decoded)
-        assert Event.from_dict(names["payload"]) == EVENT
-
-
-BAD_PAYLOADS = {
-    "no tag": (b"{}", "KeyError('type'"),
-    "list": (b'["response.refusal.done"]', "TypeError("),
-    "broken JSON": (b'{"type"', "JSONDecodeError("),
-    "not UTF-8": (b'"\xff"', "UnicodeDecodeError("),
-    "UTF-16": (json.dumps(EXAMPLE).encode("utf-16-be"), "JSONDecodeError("),
-    "deep nesting": (b"[" * 200_000, "RecursionError("),
-}
-each_bad_payload = pytest.mark.parametrize(
-    "payload, error", BAD_PAYLOADS.values(), ids=BAD_PAYLOADS
-)
+    def test_spark_finds_the_refusals_in_a_log(self) -> None:
+        log = Lines(['{"type": "response.refusal.delta"}', json.dumps(EXAMPLE)])
+        copied: list[str] = []
+        sc = SimpleNamespace(addPyFile=copied.append, textFile=lambda path: log)
+        assert execute(SPARK, sc=sc)["events"] == [EVENT]
+        assert copied == ["refusal_event.py"]
+        log.append(json.dumps(UNNUMBERED))
+        with pytest.raises(ValueError, match="sequence_number: missing"):
+            execute(SPARK, sc=sc)
 
 
-class TestLog:
-    """The README's log programs show every refusal and every line with an error."""
-
-    def read_log(self, lines: list[Any]) -> list[Any]:
-        return list(execute(block("def read_log"))["read_log"](lines))
-
-    @each_bad_payload
-    def test_a_bad_line_is_an_error(self, payload: bytes, error: str) -> None:
-        [bad, good] = self.read_log([payload, json.dumps(EXAMPLE)])
-        assert good == (EVENT, None)
-        assert bad[0] is None
-        assert bad[1].startswith(error)
-        assert bad[1].endswith(f" in {payload!r}")
-
-    def test_text_and_bytes_are_read(self) -> None:
-        text = json.dumps({**EXAMPLE, "refusal": "\u6291\u6b49"}, ensure_ascii=False)
-        for line in [text, text.encode(), b"\xef\xbb\xbf" + text.encode()]:
-            [(event, _)] = self.read_log([line])
-            assert event.refusal == "\u6291\u6b49"
-
-    def test_other_events_and_blank_lines_are_skipped(self) -> None:
-        other = '{"type": "response.refusal.delta"}'
-        assert self.read_log(["", "\r\n", b"\n", other, other.encode()]) == []
-
-    LINES = [json.dumps({**EXAMPLE, "refusal": "\u2019\n"}), json.dumps(UNNUMBERED)]
-    SHOWN = (
-        "'\u2019\\n'\nValueError('ResponseRefusalDoneEvent: sequence_number: missing"
-    )
-
-    def test_each_refusal_or_error_is_on_one_line(self, capsys: Any) -> None:
-        log = BytesIO("\n".join(self.LINES).encode())
-        code = block("def read_log") + block('open("events.jsonl", "rb")')
-        execute(code, open=lambda *_: log)
-        assert capsys.readouterr().out.startswith(self.SHOWN)
-
-    def test_spark_reads_each_partition(self, capsys: Any) -> None:
-        def map_partitions(function: Any) -> Any:
-            return SimpleNamespace(toLocalIterator=lambda: function(self.LINES))
-
-        sc = Mock()
-        sc.textFile.return_value = SimpleNamespace(mapPartitions=map_partitions)
-        execute(block("def read_log") + block("sc.textFile"), sc=sc)
-        sc.addPyFile.assert_called_once_with("refusal_event.py")
-        sc.textFile.assert_called_once_with("events.jsonl")
-        assert capsys.readouterr().out.startswith(self.SHOWN)
-
-
-def line(payload: Payload) -> bytes:
-    return f"data: {json.dumps(payload, ensure_ascii=False)}\n".encode()
-
-
-DELTA = {**UNNUMBERED, "type": "response.refusal.delta", "delta": "final "}
-COMPLETED = {"type": "response.completed", "response": {"status": "completed"}}
-LAST_LINE = line(COMPLETED)
+def line(payload: Payload, form: str = "data: {}\n") -> bytes:
+    return form.format(json.dumps(payload, ensure_ascii=False)).encode()
 
 
 def read_stream(lines: Any) -> Any:
-    return execute(block("def read_stream"))["read_stream"](lines)
+    return execute(READ_STREAM)["read_stream"](lines)
 
 
-def error_after(events: Any) -> str:
-    """Return the message of the error that is raised instead of a next event."""
-    with pytest.raises(RuntimeError) as caught:
-        next(events)
-    return str(caught.value)
+class TestStream:
+    """The README's stream function yields the payloads of one completed response."""
 
+    def test_no_line_is_read_before_it_is_needed(self) -> None:
+        lines = iter([line(EXAMPLE), line(COMPLETED), b"after the end"])
+        payloads = read_stream(lines)
+        assert next(payloads) == EXAMPLE
+        assert list(payloads) == [COMPLETED]
+        assert list(lines) == [b"after the end"]
 
-class TestStreamFunction:
-    """The README's stream function yields the events of one completed response."""
-
-    def test_every_event_is_yielded(self) -> None:
-        refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028\x85[DONE] "}
-        events = [{"type": "keepalive"}, DELTA, EXAMPLE, refusal, COMPLETED]
-        assert list(read_stream(map(line, events))) == events
-
-    def test_async_code_changes_two_words(self) -> None:
-        code = block("def read_stream").replace("def read", "async def read")
-        code = code.replace("for line", "async for line")
-
-        async def lines() -> AsyncIterator[bytes]:
-            yield line(EXAMPLE)
-            yield LAST_LINE
-
-        async def collect() -> list[Payload]:
-            return [payload async for payload in execute(code)["read_stream"](lines())]
-
-        assert asyncio.run(collect()) == [EXAMPLE, COMPLETED]
-
-    def test_a_byte_order_mark_no_space_and_no_line_end_are_accepted(self) -> None:
-        form = b"\xef\xbb\xbfdata:" + json.dumps(EXAMPLE).encode()
-        assert list(read_stream([form, LAST_LINE])) == [EXAMPLE, COMPLETED]
+    @pytest.mark.parametrize("form", ["data: {}\n", "data:{}\r\n", "data:{}"])
+    def test_every_payload_is_yielded_as_it_is(self, form: str) -> None:
+        refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028data: [DONE] "}
+        payloads = [{"type": "keepalive"}, refusal, COMPLETED]
+        assert list(read_stream(line(each, form) for each in payloads)) == payloads
 
     def test_lines_without_data_are_skipped(self) -> None:
-        blank = [b"", b"\n", b"\r\n", b"data\n", b"data:\n", b"data: \r\n"]
-        others = [b":\n", b": data: x\n", b"event: x\n", b"id\n", b"retry: 9\n"]
-        assert list(read_stream([*blank, *others, LAST_LINE])) == [COMPLETED]
+        lines = [b"", b"\n", b"\r\n", b"data\n", b"data:\n", b"data: \r\n"]
+        others = [b":\n", b": data: x\n", b"event: x\n", b"id\n", b"datax: x\n"]
+        assert list(read_stream([*lines, *others, line(COMPLETED)])) == [COMPLETED]
 
-    NO_PROBLEM = {"status": "completed", "error": None, "incomplete_details": None}
-
-    @pytest.mark.parametrize("response", [None, {}, {"status": None}, NO_PROBLEM])
-    def test_a_response_without_a_problem_is_completed(self, response: Any) -> None:
-        last = {"type": "response.completed", "response": response}
-        for end in [last, without("response", last)]:
-            assert list(read_stream([line(end), b"not read"])) == [end]
-
-    PROBLEMS = [
-        {"status": "failed"},
-        {"status": "incomplete"},
-        {"status": "cancelled"},
-        {**NO_PROBLEM, "error": {"code": "server_error"}},
-        {**NO_PROBLEM, "incomplete_details": {"reason": "content_filter"}},
-        "\u2019",
-        ["completed"],
-    ]
     OTHER_ENDS = [
-        {"type": "error", "message": "\u2019"},
-        {"type": "response.failed", "response": {"status": "failed"}},
-        {"type": "response.incomplete"},
-        *[{"type": "response.completed", "response": problem} for problem in PROBLEMS],
+        (EXAMPLE, []),
+        (EXAMPLE, [b"data: [DONE]\n", line(COMPLETED)]),
+        (EXAMPLE, [b"data:[DONE]", line(COMPLETED)]),
+        ({**COMPLETED, "type": "error"}, [line(COMPLETED)]),
+        ({**COMPLETED, "type": "response.failed"}, [line(COMPLETED)]),
+        ({**COMPLETED, "type": "response.incomplete"}, [line(COMPLETED)]),
+        ({"type": "response.completed"}, [line(COMPLETED)]),
+        ({**COMPLETED, "response": {}}, [line(COMPLETED)]),
+        ({**COMPLETED, "response": {"status": "incomplete"}}, [line(COMPLETED)]),
     ]
 
-    @pytest.mark.parametrize("last", OTHER_ENDS)
-    def test_another_end_is_yielded_and_shown(self, last: Payload) -> None:
-        events = read_stream([line(last), LAST_LINE])
-        assert next(events) == last
-        assert error_after(events) == f"response not completed; last event: {last}"
+    @pytest.mark.parametrize("last, rest", OTHER_ENDS)
+    def test_another_end_is_an_error(self, last: Payload, rest: list[bytes]) -> None:
+        payloads = read_stream([line(last), *rest])
+        assert next(payloads) == last
+        with pytest.raises(RuntimeError, match=re.escape(f"last event: {last}")):
+            next(payloads)
 
-    @pytest.mark.parametrize(
-        "rest", [[], [b"data: [DONE]\n", LAST_LINE], [b"data:[DONE]", LAST_LINE]]
-    )
-    def test_an_early_end_shows_the_last_event(self, rest: list[bytes]) -> None:
-        last = {"type": "response.cancelled"}
-        events = read_stream([line(last), *rest])
-        assert next(events) == last
-        assert error_after(events) == f"response not completed; last event: {last}"
+    def test_a_stream_without_a_payload_is_an_error(self) -> None:
+        with pytest.raises(RuntimeError, match="last event: None"):
+            next(read_stream([]))
 
-    def test_no_event_is_an_error(self) -> None:
-        message = error_after(read_stream([]))
-        assert message == "response not completed; last event: None"
+    def test_a_response_is_read(self, monkeypatch: Any, capsys: Any) -> None:
+        response = BytesIO(line(EXAMPLE) + line(COMPLETED))
+        monkeypatch.setattr("urllib.request.urlopen", lambda request: response)
+        execute(READ_STREAM + RESPONSE, request=None)
+        assert capsys.readouterr().out == "response.refusal.done\nresponse.completed\n"
 
-    @each_bad_payload
-    def test_a_bad_payload_is_shown(self, payload: bytes, error: str) -> None:
-        bad_line = b"data: " + payload + b"\n"
-        events = read_stream([line(EXAMPLE), bad_line, LAST_LINE])
-        assert next(events) == EXAMPLE
-        message = error_after(events)
-        assert message.startswith(error)
-        assert message.endswith(f" in {bad_line!r}")
-
-    @pytest.mark.parametrize("start", ["", " data: ", "datax: ", "xdata: "])
-    def test_text_that_is_no_event_is_shown(self, start: str) -> None:
-        text = start + '{\n  "error": "\u2019"\n}\n'
-        lines = text.encode().splitlines(keepends=True)
-        message = f"unexpected text in the stream: {text!r}"
-        assert error_after(read_stream(lines)) == message
-        events = read_stream([line(EXAMPLE), *lines, LAST_LINE])
-        assert [next(events), next(events)] == [EXAMPLE, COMPLETED]
-        assert error_after(events) == message
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Keeps each request, and sends the next answer."""
-
-    def do_POST(self: Any) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.command, self.path, self.headers, body))
-        self.wfile.write(self.server.answers.pop(0))
-
-    do_GET = do_POST
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Start a server, and have the stream program ask it directly."""
-    server: Any = HTTPServer(("127.0.0.1", 0), Handler)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1/")
-    with server:
-        server.requests, server.answers = [], []
-        Thread(target=server.serve_forever, args=[0.01]).start()
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def urlopen(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """Replace the function that the stream program opens its request with."""
-    urlopen = Mock()
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    return urlopen
-
-
-def response(body: Any) -> addinfourl:
-    """Return a stream that has this body, as urllib.request.urlopen does."""
-    headers = Message()
-    headers["Content-Type"] = "text/event-stream"
-    return addinfourl(body, headers, "", 200)
-
-
-class TestStreamProgram:
-    """The README's stream program prints each refusal, or ends with an error."""
-
-    @pytest.fixture(autouse=True)
-    def arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OPENAI_API_KEY", "key\n")
-        monkeypatch.setattr(sys, "argv", ["stream.py", "a model", "a prompt"])
-
-    def run(self) -> None:
-        execute(block("def read_stream") + block("urllib.request.urlopen"))
-
-    STREAM = b"HTTP/1.0 200 \r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n"
-
-    def test_what_it_asks_and_prints(self, server: Any, capsys: Any) -> None:
-        events = [DELTA, EXAMPLE, {**EXAMPLE, "refusal": ""}, COMPLETED]
-        server.answers = [self.STREAM + b"\n".join(map(line, events))]
-        self.run()
-        printed = "Model refused: final refusal text\nModel refused: \n"
-        assert capsys.readouterr().out == printed
-        [(method, path, headers, body)] = server.requests
-        assert (method, path) == ("POST", "/v1/responses")
-        assert headers["Authorization"] == "Bearer key"
-        assert headers["Content-Type"] == "application/json"
-        schema = {
-            "type": "object",
-            "properties": {"answer": {"type": "string"}},
-            "required": ["answer"],
-            "additionalProperties": False,
-        }
-        output_format = {"type": "json_schema", "name": "reply", "strict": True}
-        assert json.loads(body) == {
-            "model": "a model",
-            "input": "a prompt",
-            "stream": True,
-            "text": {"format": {**output_format, "schema": schema}},
-        }
-
-    def test_a_redirect_does_not_carry_the_key(self, server: Any) -> None:
-        redirect = b"HTTP/1.0 302 \r\nLocation: /elsewhere\r\n\r\n"
-        server.answers = [redirect, self.STREAM + LAST_LINE]
-        self.run()
-        [_, (_, path, headers, _)] = server.requests
-        assert path == "/elsewhere"
-        assert "key" not in str(headers)
-
-    @pytest.mark.parametrize(
-        "status, kind", [(200, "plain"), (202, "event-stream"), (401, "event-stream")]
-    )
-    def test_another_answer_is_shown(self, server: Any, status: int, kind: str) -> None:
-        head = f"HTTP/1.0 {status} \r\nContent-Type: text/{kind}\r\n\r\n"
-        server.answers = [head.encode() + b"<p>\xc3\x89\xff"]
-        with pytest.raises(SystemExit, match=f"^HTTP {status}: <p>\u00c9\ufffd$"):
-            self.run()
-
-    def test_a_refusal_is_printed_while_the_stream_is_open(
-        self, urlopen: Mock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        written = BytesIO()
-        monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, newline="\n"))
-
-        class OpenStream(RawIOBase):
-            def __iter__(self) -> Iterator[bytes]:
-                yield line(EXAMPLE)
-                assert written.getvalue() == b"Model refused: final refusal text\n"
-                yield LAST_LINE
-
-        urlopen.return_value = response(OpenStream())
-        self.run()
-
-    def test_a_refusal_is_checked(self, urlopen: Mock) -> None:
-        urlopen.return_value = response(BytesIO(line(UNNUMBERED) + LAST_LINE))
-        with pytest.raises(ValueError, match=": sequence_number: missing$"):
-            self.run()
-
-    def test_an_early_end_is_an_error(self, urlopen: Mock) -> None:
-        urlopen.return_value = response(BytesIO(line(EXAMPLE)))
-        with pytest.raises(RuntimeError, match="^response not completed"):
-            self.run()
-
-    def test_a_key_of_two_lines_is_not_shown(
-        self, urlopen: Mock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("OPENAI_API_KEY", "key-1\nkey-2")
-        with pytest.raises(ValueError) as caught:
-            self.run()
-        assert "key" not in str(caught.value)
-        urlopen.assert_not_called()
-
-    def test_an_empty_base_url_means_openai(
-        self, urlopen: Mock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("OPENAI_BASE_URL", "")
-        urlopen.return_value = response(BytesIO(LAST_LINE))
-        self.run()
-        [request] = urlopen.call_args[0]
-        assert request.full_url == "https://api.openai.com/v1/responses"
+    def test_data_that_is_no_payload_is_an_error(self) -> None:
+        for data, error in [(b"{}", KeyError), (b"[]", TypeError), (b"{", ValueError)]:
+            with pytest.raises(error):
+                next(read_stream([b"data: " + data]))
 
 
 @pytest.fixture(scope="module")
@@ -847,7 +606,7 @@ class TestSDK:
     def test_its_events_become_payloads(self, sdk: Any) -> None:
         payload = {**UNNUMBERED, "item_id": 7, "type": Tag.DONE}
         event = sdk.construct(**payload)  # which does not check, like its stream
-        found = execute(block("model_dump"), event=event)["payload"]
+        found = execute(DUMP, event=event)["payload"]
         fields = {field: found[field] for field in CONTRACT}
         assert fields == {**payload, "sequence_number": None}
         assert type(found["type"]) is str
