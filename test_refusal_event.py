@@ -12,8 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections import ChainMap, UserDict, defaultdict
-from contextlib import suppress
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from enum import Enum
 from functools import partial
 from io import BytesIO
@@ -56,212 +55,125 @@ settings.load_profile("tests")
 
 
 class Index(int):
-    """An int, but not exactly of that type."""
-
-    def __repr__(self) -> str:
-        return f"Index({int(self)})"
-
-
-class Text(str):
-    """A str, but not exactly of that type."""
-
-    def __repr__(self) -> str:
-        return f"Text({str(self)!r})"
+    __repr__ = object.__repr__  # so that a failure does not show it as 1
 
 
 class Tag(str, Enum):
-    """A str, as the tags of LiteLLM's events are."""
+    DONE = TAG  # as in the events of LiteLLM
 
-    DONE = TAG
 
+WRONG_TAGS = [TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], "response.refusal.delta"]
+# Stripping, normalizing, encoding or unescaping would change these texts.
+TEXTS = ["", " \r\n", "\ufeff", " \x00e\u0301\ud800&amp;\r\n", "1", "; refusal: x"]
+HARD_JSON = [None, True, 1.0, 10**99 + 1, -(10**99) - 1, "error", *TEXTS, *WRONG_TAGS]
+MAPPINGS = [dict, MappingProxyType, ChainMap, UserDict, partial(defaultdict, int)]
 
 texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-wrong_tags = st.sampled_from(
-    [TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], "response.refusal.delta", "error"]
-)
-json_values = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers().map(str)
-    | st.integers(-9, 9).map(float)
-    | st.floats()
-    | texts
-    | st.just(TAG)
-    | wrong_tags
-    | st.lists(texts)
-    | st.dictionaries(texts, texts)
-)
-values = json_values | st.binary()
-
-valid_values = {
-    field: st.just(TAG) if field == "type" else {int: st.integers(), str: texts}[kind]
-    for field, kind in CONTRACT.items()
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+json_values = scalars | st.lists(texts) | st.dictionaries(texts, texts)
+valid_values: dict[str, Any] = {
+    **{field: st.integers() if CONTRACT[field] is int else texts for field in CONTRACT},
+    "type": st.just(TAG),
 }
-payloads = st.fixed_dictionaries(valid_values)
-
-
-def payloads_of_any(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Payload]:
-    """Return payloads in which each field is missing, valid or any of these values."""
-    optional = {field: valid | values for field, valid in valid_values.items()}
-    return st.fixed_dictionaries({}, optional=optional)
-
-
-unknown_keys = st.dictionaries(texts | st.integers(), values)
-mappings = st.sampled_from(
-    [dict, MappingProxyType, ChainMap, UserDict, partial(defaultdict, int)]
-)
+valid_payloads = st.fixed_dictionaries(valid_values)
+any_values = {field: valid | json_values for field, valid in valid_values.items()}
+any_payloads = st.fixed_dictionaries({}, optional=any_values)  # any may be missing
+unknown_keys = st.dictionaries(texts | st.integers(), json_values)
 each_field = pytest.mark.parametrize("field", CONTRACT)
+
+
+def hard_json(test: Any) -> Any:
+    """Pin each of HARD_JSON as an example of a property."""
+    for value in HARD_JSON:
+        test = example(value)(test)
+    return test
 
 
 def without(field: str, payload: Payload) -> Payload:
     return {key: payload[key] for key in payload if key != field}
 
 
-def expected_error(payload: Payload) -> tuple[Any, set[str]]:
-    """Return the class of the error that is due, if any, and the fields it names."""
-    missing = CONTRACT.keys() - payload.keys()
-    present = CONTRACT.keys() - missing
-    wrong = {field for field in present if type(payload[field]) is not CONTRACT[field]}
-    other_tag = {"type"} if payload.get("type", TAG) != TAG else set()
-    error = TypeError if wrong else ValueError if missing or other_tag else None
-    return error, missing | wrong | other_tag
-
-
-def raised_error(call: Callable[[Any], object], payload: Any) -> tuple[Any, set[str]]:
-    """Return the class of the error that is raised, if any, and the fields it names."""
-    try:
-        call(payload)
-    except (TypeError, ValueError) as error:
-        return type(error), {field for field in CONTRACT if f" {field}: " in str(error)}
-    return None, set()
-
-
 def unchecked(payload: Payload) -> Event:
-    """Return an event that object.__setattr__ has given these values."""
     event = Event(**EXAMPLE)
     for field, value in payload.items():
         object.__setattr__(event, field, value)
     return event
 
 
-WAYS_TO_AN_EVENT: dict[str, Callable[[Payload], Event]] = {
-    "from_dict": Event.from_dict,
-    "constructor": lambda payload: Event(**payload),
-    "replace": lambda payload: replace(EVENT, **payload),
-    "copy": lambda payload: copy.copy(unchecked(payload)),
-    "deepcopy": lambda payload: copy.deepcopy(unchecked(payload)),
-    "pickle": lambda payload: pickle.loads(pickle.dumps(unchecked(payload))),
-}
-CHECKS: dict[str, Callable[[Payload], object]] = {
-    **WAYS_TO_AN_EVENT,
+# The ways into an event and out of it, each with the fields that come out.
+WAYS: dict[str, Callable[[Payload], Payload]] = {
+    "from_dict": lambda payload: asdict(Event.from_dict(payload)),
+    "constructor": lambda payload: asdict(Event(**payload)),
+    "replace": lambda payload: asdict(replace(EVENT, **payload)),
+    "copy": lambda payload: asdict(copy.copy(unchecked(payload))),
+    "deepcopy": lambda payload: asdict(copy.deepcopy(unchecked(payload))),
+    "pickle": lambda payload: asdict(pickle.loads(pickle.dumps(unchecked(payload)))),
     "to_dict": lambda payload: unchecked(payload).to_dict(),
+    "round trip": lambda payload: Event.from_dict(payload).to_dict(),
 }
+
+
+def outcome(way: Callable[[Any], object], payload: Any) -> object:
+    """Return what comes out, or the class of the error and the fields that it names."""
+    try:
+        return way(payload)
+    except Exception as error:
+        # Cut before the wrong tag, because that may hold any text.
+        message = str(error).split(repr(TAG))[0]
+        return type(error), {field for field in CONTRACT if f" {field}: " in message}
+
+
+def expected_outcome(payload: Payload) -> object:
+    """Return the outcome that the contract demands."""
+    missing = CONTRACT.keys() - payload.keys()
+    present = CONTRACT.keys() - missing
+    wrong = {field for field in present if type(payload[field]) is not CONTRACT[field]}
+    other_tag = {"type"} if payload.get("type", TAG) != TAG else set()
+    if missing or wrong or other_tag:
+        return TypeError if wrong else ValueError, missing | wrong | other_tag
+    return {field: payload[field] for field in CONTRACT}
 
 
 class TestFields:
     """Each field has exactly its type, and is kept as it is."""
 
-    def test_json_becomes_an_event_and_json_again(self) -> None:
-        text = (
-            '{"content_index": 1, "item_id": "msg_1", "output_index": 2, '
-            '"refusal": "No.", "sequence_number": 3, "type": "response.refusal.done"}'
-        )
-        assert json.dumps(Event.from_dict(json.loads(text)).to_dict()) == text
+    @each_field
+    @given(json_values | st.binary())
+    @hard_json
+    @example(Index(1))
+    @example(Tag.DONE)
+    def test_a_field_holds_exactly_its_type(self, field: str, value: Any) -> None:
+        payload = {**EXAMPLE, field: value}
+        for name, way in WAYS.items():
+            assert (name, outcome(way, payload)) == (name, expected_outcome(payload))
 
-    LARGE: Payload = {
-        **EXAMPLE,
-        "content_index": 2**64 + 1,
-        "item_id": " \x00e\u0301\ud800&amp;\r\n",
-        "output_index": 2**64 + 1,
-        "refusal": " \x00e\u0301\ud800&amp;\r\n",
-        "sequence_number": 2**64 + 1,
-    }
-    SMALL: Payload = {
-        **EXAMPLE,
-        "content_index": -(2**64) - 1,
-        "item_id": "\ufeff",
-        "output_index": -(2**64) - 1,
-        "refusal": "\ufeff",
-        "sequence_number": -(2**64) - 1,
-    }
-    UNKNOWN: Payload = {
-        "contentIndex": 2,
-        "itemId": "item-abc",
-        "outputIndex": 1,
-        "Refusal": "another text",
-        "sequenceNumber": 1,
-        "TYPE": TAG,
-        "agent": {"agent_name": "name"},
-        "data": EXAMPLE,
-        "error": {"code": "server_error"},
-        1: EXAMPLE,
-    }
-
-    @given(payloads, unknown_keys, mappings)
-    @example(LARGE, UNKNOWN, dict)
-    @example(SMALL, {}, dict)
-    @example({**EXAMPLE, "item_id": "", "refusal": ""}, {}, dict)
-    def test_every_payload_comes_back(
-        self, payload: Payload, unknown: Payload, mapping: Any
-    ) -> None:
-        data = mapping({**unknown, **payload})
-        assert Event.from_dict(data).to_dict() == payload
-        assert dict(data) == {**unknown, **payload}
-        for name, way in WAYS_TO_AN_EVENT.items():
-            assert (name, way(payload).to_dict()) == (name, payload)
-
-    def test_every_character_comes_back(self) -> None:
+    def test_every_character_is_kept(self) -> None:
         text = "".join(map(chr, range(0x110000)))
         payload = {**EXAMPLE, "item_id": text, "refusal": text}
-        for name, way in WAYS_TO_AN_EVENT.items():
-            comes_back = False
-            with suppress(Exception):  # because its message may hold the whole text
-                comes_back = way(payload).to_dict() == payload
-            assert comes_back, name
+        kept = {name for name, way in WAYS.items() if outcome(way, payload) == payload}
+        assert kept == WAYS.keys()  # without the text, which would fill many screens
+
+    UNKNOWN: Payload = {
+        **dict.fromkeys(["contentIndex", "itemId", "outputIndex", "sequenceNumber"], 1),
+        **{"data": EXAMPLE, "error": TAG, "agent": {}, "Refusal": "", "TYPE": TAG},
+    }
 
     @each_field
-    @given(values)
-    @example("1")
-    @example(True)
-    @example(1.0)
-    @example(Index(1))
-    @example(Text(TAG))
-    @example(Tag.DONE)
-    @example("")
-    @example("error")
-    @example("response.refusal.delta")
-    @example(TAG.upper())
-    @example(f" {TAG}")
-    @example(f"{TAG}\n")
-    def test_a_field_takes_exactly_its_type(self, field: str, value: Any) -> None:
-        payload = {**EXAMPLE, field: value}
-        for name, check in CHECKS.items():
-            error = raised_error(check, payload)
-            assert (name, *error) == (name, *expected_error(payload))
-
-    @each_field
-    @given(payloads, unknown_keys, mappings)
+    @given(valid_payloads | any_payloads, unknown_keys, st.sampled_from(MAPPINGS))
     @example(EXAMPLE, UNKNOWN, dict)
-    def test_a_missing_field_is_named(
+    @example(dict.fromkeys(CONTRACT, "error"), UNKNOWN, partial(defaultdict, int))
+    def test_from_dict_reads_the_fields_of_any_mapping_and_leaves_it_as_it_was(
         self, field: str, payload: Payload, unknown: Payload, mapping: Any
     ) -> None:
-        data = mapping(without(field, {**unknown, **payload}))
-        assert raised_error(Event.from_dict, data) == (ValueError, {field})
-
-    @given(payloads_of_any(values), unknown_keys, mappings)
-    @example({}, UNKNOWN, partial(defaultdict, int))
-    @example(dict.fromkeys(CONTRACT), {}, UserDict)
-    def test_all_missing_and_wrong_fields_are_named_at_once(
-        self, payload: Payload, unknown: Payload, mapping: Any
-    ) -> None:
-        payload = {**unknown, **payload}
-        data = mapping(payload)
-        assert raised_error(Event.from_dict, data) == expected_error(payload)
-        assert dict(data) == payload
+        whole = {**unknown, **payload}
+        for content in [whole, without(field, whole)]:
+            data = mapping(dict(content))
+            assert outcome(WAYS["round trip"], data) == expected_outcome(content)
+            assert dict(data) == content
 
     @each_field
-    @given(payloads, payloads)
+    @given(valid_payloads, valid_payloads)
+    @example({**EXAMPLE, "output_index": -1}, {**EXAMPLE, "output_index": -2})
     def test_events_are_equal_exactly_if_their_values_are(
         self, field: str, payload: Payload, other: Payload
     ) -> None:
@@ -276,46 +188,41 @@ class TestFields:
 def error_from(data: Any) -> str:
     """Return the class and the message of the error that from_dict raises."""
     with pytest.raises((TypeError, ValueError)) as caught:
-        Event.from_dict(data)
+        Event.from_dict(data=data)
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
 class TestErrors:
     """An error is one line of bounded length, and shows no value but a wrong tag."""
 
-    def test_all_problems_are_in_one_message(self) -> None:
-        wrong = {"item_id": ["secret"], "output_index": "secret", "type": "x"}
-        assert error_from(without("content_index", {**EXAMPLE, **wrong})) == (
-            "TypeError: ResponseRefusalDoneEvent: content_index: missing; "
-            "item_id: expected str, got list; output_index: expected int, got str; "
-            "type: expected 'response.refusal.done', got 'x'"
-        )
+    LONG_NAMED = type("X" * 99, (), {})()
 
-    @each_field
-    def test_a_missing_field_is_called_missing(self, field: str) -> None:
-        message = error_from(without(field, EXAMPLE))
-        assert message == f"ValueError: ResponseRefusalDoneEvent: {field}: missing"
-
-    MODEL = SimpleNamespace(**EXAMPLE, keys=EXAMPLE.keys, model_dump=lambda: EXAMPLE)
-    NOT_MAPPINGS = [None, json.dumps(EXAMPLE), [*EXAMPLE.items()], EVENT, MODEL]
-
-    @pytest.mark.parametrize("data", NOT_MAPPINGS)
-    def test_what_is_not_a_mapping_is_rejected(self, data: Any) -> None:
-        problem = f"expected a mapping, got {type(data).__name__}"
-        assert error_from(data) == f"TypeError: ResponseRefusalDoneEvent: {problem}"
-
-    def test_a_long_tag_is_cut_and_on_one_line(self) -> None:
-        tag = "\r\n\x85\u2028" * 999
-        assert error_from({**EXAMPLE, "type": tag}) == (
-            "ValueError: ResponseRefusalDoneEvent: "
+    def test_all_problems_are_on_one_line(self) -> None:
+        wrong = {"item_id": b"secret", "output_index": "", "refusal": self.LONG_NAMED}
+        tag = "\r\n\x85\u2028" * 99
+        assert error_from({"content_index": 2, **wrong, "type": tag}) == (
+            "TypeError: ResponseRefusalDoneEvent: item_id: expected str, got bytes; "
+            "output_index: expected int, got str; "
+            f"refusal: expected str, got {'X' * 30}; sequence_number: missing; "
             "type: expected 'response.refusal.done', got '"
             r"\r\n\x85\u2028\r\n\x85\u2028\r\n\x85\u2028\r\n\x85\u2028\r\n\x8"
         )
 
-    def test_a_long_class_name_is_cut(self) -> None:
-        value = type("X" * 999, (), {})()
-        for data in [value, {**EXAMPLE, "refusal": value}]:
-            assert error_from(data).endswith(", got " + "X" * 30)
+    @each_field
+    def test_one_problem_is_the_whole_message(self, field: str) -> None:
+        name = f"ResponseRefusalDoneEvent: {field}"
+        kind = CONTRACT[field].__name__
+        assert error_from(without(field, EXAMPLE)) == f"ValueError: {name}: missing"
+        wrong = error_from({**EXAMPLE, field: ["secret"]})
+        assert wrong == f"TypeError: {name}: expected {kind}, got list"
+
+    LOOKALIKE = SimpleNamespace(**EXAMPLE, keys=EXAMPLE.keys, to_dict=lambda: EXAMPLE)
+    NOT_MAPPINGS = [None, json.dumps(EXAMPLE), [*EXAMPLE.items()], EVENT, LOOKALIKE]
+
+    @pytest.mark.parametrize("data", [*NOT_MAPPINGS, LONG_NAMED])
+    def test_what_is_not_a_mapping_is_rejected(self, data: Any) -> None:
+        problem = f"expected a mapping, got {type(data).__name__:.30}"
+        assert error_from(data) == f"TypeError: ResponseRefusalDoneEvent: {problem}"
 
     @pytest.mark.parametrize("data", [{}, {**EXAMPLE, "item_id": 7}])
     def test_the_traceback_shows_no_other_error(self, data: Payload) -> None:
@@ -331,6 +238,8 @@ class TestEvent:
         assert [field.name for field in fields(Event)] == list(CONTRACT)
         hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
         assert get_type_hints(Event) == hints
+        names = {name for name in vars(Event) if not name.startswith("_")}
+        assert names == {*CONTRACT, "from_dict", "to_dict"}
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
     def test_the_class_is_final(self) -> None:
@@ -343,18 +252,15 @@ class TestEvent:
         with pytest.raises(FrozenInstanceError):
             delattr(Event(**EXAMPLE), name)
 
-    def test_an_event_has_no_room_for_other_attributes(self) -> None:
-        with pytest.raises(AttributeError):
-            object.__setattr__(Event(**EXAMPLE), "agent", 1)
-
-    def test_to_dict_returns_a_new_dict_each_time(self) -> None:
+    def test_to_dict_returns_a_new_dict_in_the_order_of_the_fields(self) -> None:
         assert type(EVENT.to_dict()) is dict
         assert EVENT.to_dict() is not EVENT.to_dict()
+        assert list(EVENT.to_dict()) == list(CONTRACT)
 
-    def test_a_pickle_begins_with_the_class(self) -> None:
-        # So that it loads where another version of the file is installed.
-        name = b"crefusal_event\nResponseRefusalDoneEvent\n"
-        assert pickle.dumps(EVENT, 0).startswith(name)
+    def test_a_pickle_can_be_loaded_by_other_versions_of_the_file(self) -> None:
+        # It names nothing in the file but the class.
+        names = re.findall(rb"crefusal_event\n(.*)\n", pickle.dumps(EVENT, 0))
+        assert names == [b"ResponseRefusalDoneEvent"]
 
 
 HERE = Path(__file__).resolve().parent
@@ -382,12 +288,10 @@ def execute(code: str, **names: Any) -> Payload:
 class TestFile:
     """The file can be copied anywhere, and does nothing but define the class."""
 
-    def test_its_licence_version_and_public_names(self) -> None:
+    def test_its_licence_its_version_and_its_only_export(self) -> None:
         assert SOURCE.startswith("# SPDX-License-Identifier: MIT-0\n")
         assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
         assert re.fullmatch(r"\d+\.\d+\.\d+", refusal_event.__version__)
-        names = {name for name in vars(Event) if not name.startswith("_")}
-        assert names == {*CONTRACT, "from_dict", "to_dict"}
 
     def test_it_only_imports_and_defines_names(self) -> None:
         _docstring, *statements = ast.parse(SOURCE).body
@@ -395,35 +299,27 @@ class TestFile:
         assert {type(statement) for statement in statements} <= kinds
 
     def test_the_example_in_its_docstring_holds(self) -> None:
-        failed, attempted = doctest.testmod(refusal_event)
-        assert attempted == 3
-        assert failed == 0
+        assert doctest.testmod(refusal_event) == (0, 3)  # failed and attempted
 
     def test_a_renamed_copy_works_alone_in_a_package(self, tmp_path: Path) -> None:
         (tmp_path / "application").mkdir()
         (tmp_path / "application" / "renamed.py").write_text(SOURCE, encoding="ascii")
-        program = """
-import json, pickle, sys
-sys.path.insert(0, sys.argv[1])
+        program = f"""
+import pickle, sys
+sys.path.insert(0, {str(tmp_path)!r})
 from application.renamed import ResponseRefusalDoneEvent
-event = ResponseRefusalDoneEvent.from_dict(json.loads(sys.argv[2]))
-print(pickle.loads(pickle.dumps(event)) == event)
-try:
-    ResponseRefusalDoneEvent.from_dict({**event.to_dict(), "refusal": None})
-except TypeError as error:
-    print(error)
+print(pickle.loads(pickle.dumps(ResponseRefusalDoneEvent.from_dict({EXAMPLE}))))
+ResponseRefusalDoneEvent.from_dict({dict(EXAMPLE, refusal=None)})
 """
         python = [sys.executable, "-I", "-S", "-OO", "-W", "error", "-c", program]
-        arguments = [str(tmp_path), json.dumps(EXAMPLE)]
-        printed = subprocess.check_output([*python, *arguments], text=True)
-        assert printed.splitlines() == [
-            "True",
-            "ResponseRefusalDoneEvent: refusal: expected str, got NoneType",
-        ]
+        ended = subprocess.run(python, capture_output=True, text=True)
+        assert ended.stdout == f"{EVENT}\n"
+        assert ended.stderr.endswith(": refusal: expected str, got NoneType\n")
 
-    def test_a_plugin_host_can_execute_it(self) -> None:
+    def test_a_plugin_host_can_execute_a_copy_with_events_of_its_own(self) -> None:
         # Not in sys.modules, where dataclass looks up annotations that are strings.
-        execute(SOURCE, __name__="plugin")
+        names = execute(SOURCE, __name__="plugin")
+        assert names["ResponseRefusalDoneEvent"](**EXAMPLE) != EVENT
 
 
 class Lines(List[Any]):
@@ -435,7 +331,7 @@ class Lines(List[Any]):
     def filter(self, function: Any) -> Lines:
         return Lines(filter(function, self))
 
-    collect = List.copy
+    collect = list.copy
 
 
 def fill_in(payload: Payload) -> Any:
@@ -470,9 +366,10 @@ class TestReadme:
         for absent in [{}, dict.fromkeys(CONTRACT)]:
             event = fill_in({**absent, "refusal": "No.", "type": TAG})
             assert event == Event(-1, "", -1, "No.", -1, "response.refusal.done")
-            assert raised_error(fill_in, absent) == (ValueError, {"refusal", "type"})
+            assert outcome(fill_in, absent) == (ValueError, {"refusal", "type"})
         complete = {**EXAMPLE, "output_index": 0, "refusal": ""}
         assert fill_in(complete) == Event(**complete)
+        assert outcome(fill_in, {**EXAMPLE, "item_id": 7}) == (TypeError, {"item_id"})
 
     def test_spark_finds_the_refusals_in_a_log(self) -> None:
         log = Lines(['{"type": "response.refusal.delta"}', json.dumps(EXAMPLE)])
@@ -480,9 +377,10 @@ class TestReadme:
         sc = SimpleNamespace(addPyFile=copied.append, textFile=lambda path: log)
         assert execute(SPARK, sc=sc)["events"] == [EVENT]
         assert copied == ["refusal_event.py"]
-        log.append(json.dumps(UNNUMBERED))
-        with pytest.raises(ValueError, match="sequence_number: missing"):
-            execute(SPARK, sc=sc)
+        for bad in ["", "{}", json.dumps(UNNUMBERED)]:
+            log[0] = bad
+            with pytest.raises((KeyError, ValueError)):
+                execute(SPARK, sc=sc)
 
 
 def line(payload: Payload, form: str = "data: {}\n") -> bytes:
@@ -506,7 +404,7 @@ class TestStream:
     @pytest.mark.parametrize("form", ["data: {}\n", "data:{}\r\n", "data:{}"])
     def test_every_payload_is_yielded_as_it_is(self, form: str) -> None:
         refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028data: [DONE] "}
-        payloads = [{"type": "keepalive"}, refusal, COMPLETED]
+        payloads = [{"type": "response.mcp_call.failed"}, refusal, COMPLETED]
         assert list(read_stream(line(each, form) for each in payloads)) == payloads
 
     def test_lines_without_data_are_skipped(self) -> None:
@@ -514,7 +412,7 @@ class TestStream:
         others = [b":\n", b": data: x\n", b"event: x\n", b"id\n", b"datax: x\n"]
         assert list(read_stream([*lines, *others, line(COMPLETED)])) == [COMPLETED]
 
-    OTHER_ENDS = [
+    OTHER_ENDS = [  # a last payload, and lines after it that do not count
         (EXAMPLE, []),
         (EXAMPLE, [b"data: [DONE]\n", line(COMPLETED)]),
         (EXAMPLE, [b"data:[DONE]", line(COMPLETED)]),
@@ -522,12 +420,13 @@ class TestStream:
         ({**COMPLETED, "type": "response.failed"}, [line(COMPLETED)]),
         ({**COMPLETED, "type": "response.incomplete"}, [line(COMPLETED)]),
         ({"type": "response.completed"}, [line(COMPLETED)]),
+        ({**COMPLETED, "response": "completed"}, [line(COMPLETED)]),
         ({**COMPLETED, "response": {}}, [line(COMPLETED)]),
         ({**COMPLETED, "response": {"status": "incomplete"}}, [line(COMPLETED)]),
     ]
 
     @pytest.mark.parametrize("last, rest", OTHER_ENDS)
-    def test_another_end_is_an_error(self, last: Payload, rest: list[bytes]) -> None:
+    def test_any_other_end_is_an_error(self, last: Payload, rest: list[bytes]) -> None:
         payloads = read_stream([line(last), *rest])
         assert next(payloads) == last
         with pytest.raises(RuntimeError, match=re.escape(f"last event: {last}")):
@@ -539,9 +438,10 @@ class TestStream:
 
     def test_a_response_is_read(self, monkeypatch: Any, capsys: Any) -> None:
         response = BytesIO(line(EXAMPLE) + line(COMPLETED))
-        monkeypatch.setattr("urllib.request.urlopen", lambda request: response)
+        monkeypatch.setattr("urllib.request.urlopen", lambda request, **_: response)
         execute(READ_STREAM + RESPONSE, request=None)
-        assert capsys.readouterr().out == "response.refusal.done\nresponse.completed\n"
+        assert capsys.readouterr().out == f"{EVENT}\n"
+        assert response.closed
 
     def test_data_that_is_no_payload_is_an_error(self) -> None:
         for data, error in [(b"{}", KeyError), (b"[]", TypeError), (b"{", ValueError)]:
@@ -556,57 +456,35 @@ def sdk() -> Any:
 
 def assert_same_verdict(sdk: Any, payload: Payload) -> None:
     """Assert that from_dict and the SDK's strict validation name the same fields."""
-    theirs = set()
+    theirs: Any = payload
     try:
         sdk.model_validate(payload, strict=True)
-    except ValueError as invalid:
-        error: Any = invalid
-        theirs = {problem["loc"][0] for problem in error.errors()}
-    raised, ours = raised_error(Event.from_dict, payload)
-    assert ours == theirs
-    assert bool(raised) is bool(theirs)
+    except ValueError as error:
+        theirs = {problem["loc"][0] for problem in error.errors()}  # type: ignore
+    ours = outcome(WAYS["round trip"], payload)
+    assert ours in [theirs, (TypeError, theirs), (ValueError, theirs)]
 
 
 class TestSDK:
     """The SDK's class has the same contract, and its events become payloads."""
 
     def test_the_fields_are_the_same_and_required(self, sdk: Any) -> None:
-        theirs = dict(sdk.model_fields)
-        assert list(theirs) == list(CONTRACT)
-        hints = get_type_hints(Event)
-        assert {name: theirs[name].annotation for name in theirs} == hints
-        assert all(field.is_required() for field in theirs.values())
+        theirs = {name: field.annotation for name, field in sdk.model_fields.items()}
+        assert theirs == get_type_hints(Event)
+        assert all(field.is_required() for field in sdk.model_fields.values())
 
     @each_field
     @given(json_values)
-    @example(True)
-    @example(1.0)
-    @example(2**64 + 1)
-    @example(-(2**64) - 1)
-    @example("")
-    @example("1")
-    @example("error")
-    @example("response.refusal.delta")
-    @example(TAG.upper())
-    @example(f" {TAG}")
-    @example(f"{TAG}\n")
-    def test_its_strict_validation_takes_the_same_values(
-        self, sdk: Any, field: str, value: Any
-    ) -> None:
+    @hard_json
+    def test_it_takes_the_same_values(self, sdk: Any, field: str, value: Any) -> None:
         assert_same_verdict(sdk, {**EXAMPLE, field: value})
 
-    @each_field
-    @given(payloads_of_any(json_values))
-    @example(EXAMPLE)
-    def test_its_strict_validation_misses_the_same_fields(
-        self, sdk: Any, field: str, payload: Payload
-    ) -> None:
-        assert_same_verdict(sdk, without(field, payload))
+    @given(any_payloads)
+    def test_it_names_the_same_fields(self, sdk: Any, payload: Payload) -> None:
+        assert_same_verdict(sdk, payload)
 
     def test_its_events_become_payloads(self, sdk: Any) -> None:
-        payload = {**UNNUMBERED, "item_id": 7, "type": Tag.DONE}
-        event = sdk.construct(**payload)  # which does not check, like its stream
-        found = execute(DUMP, event=event)["payload"]
-        fields = {field: found[field] for field in CONTRACT}
-        assert fields == {**payload, "sequence_number": None}
-        assert type(found["type"]) is str
+        event = sdk.construct(**{**UNNUMBERED, "item_id": 7, "type": Tag.DONE})
+        payload = execute(DUMP, event=event)["payload"]
+        assert payload.pop("item_id") == 7
+        assert fill_in(payload) == replace(EVENT, item_id="", sequence_number=-1)
