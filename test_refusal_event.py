@@ -475,13 +475,13 @@ class TestSDK:
     @each_field
     @given(json_values)
     @hard_json
-    def test_it_takes_the_same(self, sdk: Any, field: str, value: Any) -> None:
+    def test_it_takes_the_same_values(self, sdk: Any, field: str, value: Any) -> None:
         assert_same_verdict(sdk, {**EXAMPLE, field: value})
 
     @each_field
     @given(valid_payloads | any_payloads)
-    def test_it_misses_the_same(self, sdk: Any, field: str, payload: Payload) -> None:
-        assert_same_verdict(sdk, without(field, payload))
+    def test_it_misses_the_same_fields(self, sdk: Any, field: str, data: Any) -> None:
+        assert_same_verdict(sdk, without(field, data))
 
     def test_its_events_become_payloads(self, sdk: Any) -> None:
         event = sdk.construct(**{**UNNUMBERED, "item_id": 7, "type": Tag.DONE})
