@@ -82,7 +82,7 @@ unknown_keys = st.dictionaries(texts | st.integers(), json_values)
 each_field = pytest.mark.parametrize("field", CONTRACT)
 
 
-def hard_json(test: Any) -> Any:
+def pin_hard_json(test: Any) -> Any:
     """Pin each of HARD_JSON as an example of a property."""
     for value in HARD_JSON:
         test = example(value)(test)
@@ -139,7 +139,7 @@ class TestFields:
 
     @each_field
     @given(json_values | st.binary())
-    @hard_json
+    @pin_hard_json
     @example(Index(1))
     @example(Tag.DONE)
     def test_a_field_holds_exactly_its_type(self, field: str, value: Any) -> None:
@@ -474,7 +474,7 @@ class TestSDK:
 
     @each_field
     @given(json_values)
-    @hard_json
+    @pin_hard_json
     def test_it_takes_the_same_values(self, sdk: Any, field: str, value: Any) -> None:
         assert_same_verdict(sdk, {**EXAMPLE, field: value})
 
