@@ -15,7 +15,6 @@ from collections import ChainMap, UserDict, defaultdict
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from enum import Enum
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Callable, Dict, List, Literal, get_type_hints
@@ -271,7 +270,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-FIRST, CATCH, FILL_IN, DUMP, READ_STREAM, RESPONSE, SPARK = blocks("python")
+FIRST, CATCH, FILL_IN, DUMP, READ_STREAM, SPARK = blocks("python")
 COMMAND, _ = blocks("sh")
 PRINTED, MESSAGE = blocks("text")
 UNNUMBERED = without("sequence_number", EXAMPLE)
@@ -434,13 +433,6 @@ class TestStream:
     def test_a_stream_without_a_payload_is_an_error(self) -> None:
         with pytest.raises(RuntimeError, match="last event: None"):
             next(read_stream([]))
-
-    def test_a_response_is_read(self, monkeypatch: Any, capsys: Any) -> None:
-        response = BytesIO(line(EXAMPLE) + line(COMPLETED))
-        monkeypatch.setattr("urllib.request.urlopen", lambda request, **_: response)
-        execute(READ_STREAM + RESPONSE, request=None)
-        assert capsys.readouterr().out == f"{EVENT}\n"
-        assert response.closed
 
     def test_data_that_is_no_payload_is_an_error(self) -> None:
         for data, error in [(b"{}", KeyError), (b"[]", TypeError), (b"{", ValueError)]:
