@@ -152,9 +152,14 @@ class TestFields:
         kept = {name for name, way in WAYS.items() if outcome(way, payload) == payload}
         assert kept == WAYS.keys()  # without the text, which would fill many screens
 
+    CAMEL_CASE = ["contentIndex", "itemId", "outputIndex", "sequenceNumber"]
     UNKNOWN: Payload = {
-        **dict.fromkeys(["contentIndex", "itemId", "outputIndex", "sequenceNumber"], 1),
-        **{"data": EXAMPLE, "error": TAG, "agent": {}, "Refusal": "", "TYPE": TAG},
+        **dict.fromkeys(CAMEL_CASE, 1),
+        "Refusal": "another text",
+        "TYPE": TAG,
+        "agent": {"agent_name": "name"},
+        "data": EXAMPLE,
+        "error": {"code": "server_error"},
     }
 
     @each_field
