@@ -177,6 +177,7 @@ class TestFields:
 
     @each_field
     @given(valid_payloads, valid_payloads)
+    @example({**EXAMPLE, "output_index": -1}, {**EXAMPLE, "output_index": -2})
     def test_events_are_equal_exactly_if_their_values_are(
         self, field: str, payload: Payload, other: Payload
     ) -> None:
