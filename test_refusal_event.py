@@ -112,17 +112,17 @@ WAYS: dict[str, Callable[[Payload], Payload]] = {
 }
 
 
-def outcome(way: Callable[[Any], object], payload: Any) -> object:
-    """Return what comes out, or the class of the error and the fields that it names."""
+def outcome(way: Callable[[Any], object], payload: Any) -> tuple[object, set[str]]:
+    """Return what comes out, or the error's class, and the fields that it names."""
     try:
-        return way(payload)
+        return way(payload), set()
     except Exception as error:
-        # Cut before the wrong tag, because that may hold any text.
-        message = str(error).split(repr(TAG))[0]
+        # Without the wrong tag, because that may hold the name of a field.
+        message = str(error).replace(repr(payload.get("type")), "")
         return type(error), {field for field in CONTRACT if f" {field}: " in message}
 
 
-def expected_outcome(payload: Payload) -> object:
+def expected_outcome(payload: Payload) -> tuple[object, set[str]]:
     """Return the outcome that the contract demands."""
     missing = CONTRACT.keys() - payload.keys()
     present = CONTRACT.keys() - missing
@@ -130,7 +130,7 @@ def expected_outcome(payload: Payload) -> object:
     other_tag = {"type"} if payload.get("type", TAG) != TAG else set()
     if missing or wrong or other_tag:
         return TypeError if wrong else ValueError, missing | wrong | other_tag
-    return {field: payload[field] for field in CONTRACT}
+    return {field: payload[field] for field in CONTRACT}, set()
 
 
 class TestFields:
@@ -149,7 +149,7 @@ class TestFields:
     def test_every_character_is_kept(self) -> None:
         text = "".join(map(chr, range(0x110000)))
         payload = {**EXAMPLE, "item_id": text, "refusal": text}
-        kept = {name for name, way in WAYS.items() if outcome(way, payload) == payload}
+        kept = {name for name in WAYS if outcome(WAYS[name], payload)[0] == payload}
         assert kept == WAYS.keys()  # without the text, which would fill many screens
 
     CAMEL_CASE = ["contentIndex", "itemId", "outputIndex", "sequenceNumber"]
@@ -452,14 +452,14 @@ def sdk() -> Any:
 
 
 def assert_same_verdict(sdk: Any, payload: Payload) -> None:
-    """Assert that from_dict and the SDK's strict validation name the same fields."""
-    theirs: Any = payload
+    """Assert that from_dict and the SDK's strict validation reject the same fields."""
+    theirs = set()
     try:
         sdk.model_validate(payload, strict=True)
     except ValueError as error:
         theirs = {problem["loc"][0] for problem in error.errors()}  # type: ignore
-    ours = outcome(WAYS["round trip"], payload)
-    assert ours in [theirs, (TypeError, theirs), (ValueError, theirs)]
+    _, ours = outcome(WAYS["round trip"], payload)
+    assert ours == theirs
 
 
 class TestSDK:
