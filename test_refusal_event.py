@@ -62,14 +62,14 @@ class Tag(str, Enum):
     DONE = TAG  # as in the events of LiteLLM
 
 
-WRONG_TAGS = [TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], "response.refusal.delta"]
+OTHER_TAGS = ["response.refusal.delta", "response.output_text.done"]
+WRONG_TAGS = [TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], TAG.replace(".", "_")]
 # Stripping, normalizing, encoding or unescaping would change these texts.
 TEXTS = ["", " \r\n", "\ufeff", " \x00e\u0301\ud800&amp;\r\n", "1", "; refusal: x"]
-HARD_JSON = [None, True, 1.0, 10**99 + 1, -(10**99) - 1, "error", *TEXTS, *WRONG_TAGS]
+STRINGS = [*TEXTS, *OTHER_TAGS, *WRONG_TAGS]
+HARD_JSON = [None, True, 1.0, 10**400 + 1, -(10**400) - 1, *STRINGS]
 MAPPINGS = [dict, MappingProxyType, ChainMap, UserDict, partial(defaultdict, int)]
 
-texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
 UNKNOWN: Payload = {
     **dict.fromkeys(["contentIndex", "outputIndex", "sequenceNumber", "index"], 1),
     **dict.fromkeys(["itemId", "id", "Refusal", "text", "delta"], "another text"),
@@ -78,6 +78,8 @@ UNKNOWN: Payload = {
     "data": EXAMPLE,
     "error": {"code": "server_error"},
 }
+texts = st.text(st.characters())  # with lone surrogates, which text() leaves out
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
 json_values = scalars | st.lists(texts) | st.dictionaries(texts, texts)
 valid_values: dict[str, Any] = {
     **{field: st.integers() if CONTRACT[field] is int else texts for field in CONTRACT},
@@ -353,8 +355,8 @@ class TestReadme:
     """The README's examples do what it says."""
 
     def test_the_first_example_prints_a_refusal(self, capsys: Any) -> None:
-        execute(FIRST, payload=EXAMPLE)
-        execute(FIRST, payload={"type": "response.refusal.delta"})
+        for tag in [*OTHER_TAGS, TAG]:
+            execute(FIRST, payload={**EXAMPLE, "type": tag})
         assert capsys.readouterr().out == "Model refused: final refusal text\n"
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
@@ -383,7 +385,7 @@ class TestReadme:
         assert outcome(fill_in, {**EXAMPLE, "item_id": 7}) == (TypeError, {"item_id"})
 
     def test_spark_finds_the_refusals_in_a_log(self) -> None:
-        log = Lines(['{"type": "response.refusal.delta"}', json.dumps(EXAMPLE)])
+        log = Lines(json.dumps({**EXAMPLE, "type": tag}) for tag in [*OTHER_TAGS, TAG])
         copied: list[str] = []
         sc = SimpleNamespace(addPyFile=copied.append, textFile=lambda path: log)
         assert execute(SPARK, sc=sc)["events"] == [EVENT]
