@@ -331,12 +331,13 @@ class TestFile:
 import pickle, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from application.renamed import ResponseRefusalDoneEvent
-print(pickle.loads(pickle.dumps(ResponseRefusalDoneEvent.from_dict({EXAMPLE}))))
+event = ResponseRefusalDoneEvent.from_dict({EXAMPLE})
+print(pickle.loads(pickle.dumps(event)).to_dict())
 ResponseRefusalDoneEvent.from_dict({dict(EXAMPLE, refusal=None)})
 """
         python = [sys.executable, "-I", "-S", "-OO", "-W", "error", "-c", program]
         ended = subprocess.run(python, capture_output=True, text=True)
-        assert ended.stdout == f"{EVENT}\n"
+        assert ended.stdout == f"{EVENT.to_dict()}\n"
         assert ended.stderr.endswith(": refusal: expected str, got NoneType\n")
 
     def test_a_plugin_host_can_execute_a_copy_with_events_of_its_own(self) -> None:
