@@ -317,9 +317,8 @@ class TestFile:
         assert re.fullmatch(r"\d+\.\d+\.\d+", refusal_event.__version__)
 
     def test_none_of_its_statements_is_a_bare_call(self) -> None:
-        statements = ast.parse(SOURCE).body
-        bare = [each.value for each in statements if isinstance(each, ast.Expr)]
-        assert not any(isinstance(expression, ast.Call) for expression in bare)
+        bare = [each.value for each in ast.parse(SOURCE).body if type(each) is ast.Expr]
+        assert not any(type(expression) is ast.Call for expression in bare)
 
     def test_the_examples_in_its_docstrings_hold(self) -> None:
         failed, attempted = doctest.testmod(refusal_event)
@@ -480,8 +479,9 @@ def assert_same_verdict(sdk: Any, payload: Payload) -> None:
         sdk.model_validate(payload, strict=True)
     except ValueError as error:
         theirs = {problem["loc"][0] for problem in error.errors()}  # type: ignore
-    _, ours = outcome(WAYS["from_dict"], payload)
+    result, ours = outcome(WAYS["from_dict"], payload)
     assert ours == theirs
+    assert ours or result == payload  # what both accept is kept as it is
 
 
 class TestSDK:
