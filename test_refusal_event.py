@@ -156,8 +156,8 @@ class TestFields:
     @example(Decimal(1))
     def test_a_field_holds_exactly_its_type(self, field: str, value: Any) -> None:
         payload = {**EXAMPLE, field: value}
-        outcomes = {name: outcome(way, payload) for name, way in WAYS.items()}
-        assert outcomes == dict.fromkeys(WAYS, expected_outcome(payload))
+        for name, way in WAYS.items():
+            assert outcome(way, payload) == expected_outcome(payload), name
 
     @each_field
     def test_the_constructor_requires_each_field(self, field: str) -> None:
