@@ -48,7 +48,7 @@ EXAMPLE: Payload = {
 }
 EVENT: Any = Event(**EXAMPLE)
 
-# Without deadlines, because they fail on a slow machine.
+# A deadline, or the check for slow data, would fail on a slow machine.
 settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -168,7 +168,7 @@ class TestFields:
         text = "".join(map(chr, range(0x110000)))
         payload = {**EXAMPLE, "item_id": text, "refusal": text}
         kept = {name for name in WAYS if outcome(WAYS[name], payload)[0] == payload}
-        assert kept == WAYS.keys()  # without the text, which would fill many screens
+        assert kept == WAYS.keys()  # not the texts, which would fill many screens
 
     @each_field
     @given(valid_payloads | any_payloads, unknown_keys, st.sampled_from(MAPPINGS))
@@ -185,6 +185,7 @@ class TestFields:
 
     @each_field
     @given(valid_payloads, valid_payloads)
+    # The hash of -1 is the hash of -2.
     @example({**EXAMPLE, "output_index": -1}, {**EXAMPLE, "output_index": -2})
     def test_events_are_equal_exactly_if_their_values_are(
         self, field: str, payload: Payload, other: Payload
@@ -205,7 +206,7 @@ def printed_error(data: Any) -> str:
 
 
 class TestErrors:
-    """An error prints one line of bounded length, and shows no value but a wrong tag."""
+    """An error prints one line of bounded length and shows no value but a wrong tag."""
 
     LONG_NAMED = type("X" * 99, (), {})()
 
@@ -260,7 +261,7 @@ class TestEvent:
         names = {name for name in vars(Event) if not name.startswith("_")}
         assert names == {*CONTRACT, "from_dict", "to_dict"}
 
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="__final__ is new in 3.11")
     def test_the_class_is_final(self) -> None:
         assert vars(Event)["__final__"]
 
@@ -341,7 +342,7 @@ ResponseRefusalDoneEvent.from_dict({dict(EXAMPLE, refusal=None)})
         assert ": refusal: expected str, got NoneType" in ended.stderr
 
     def test_a_plugin_host_can_execute_a_copy_with_events_of_its_own(self) -> None:
-        # Not in sys.modules, where dataclass looks up annotations that are strings.
+        # "plugin" is not in sys.modules, where dataclass looks up string annotations.
         names = execute(SOURCE, __name__="plugin")
         assert names["ResponseRefusalDoneEvent"](**EXAMPLE) != EVENT
 
