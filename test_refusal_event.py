@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import doctest
+import io
 import json
 import pickle
 import re
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Callable, Dict, List, Literal, get_type_hints
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -295,7 +297,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-FIRST, CATCH, FILL_IN, DUMP, READ_STREAM, SPARK = blocks("python")
+FIRST, CATCH, FILL_IN, DUMP, READ_STREAM, LIVE, SPARK = blocks("python")
 COMMAND, _ = blocks("sh")
 PRINTED, MESSAGE = blocks("text")
 UNNUMBERED = without("sequence_number", EXAMPLE)
@@ -409,8 +411,9 @@ class TestReadme:
                 execute(SPARK, sc=sc)
 
 
-def line(payload: Payload, form: str = "data: {}\n") -> bytes:
-    return form.format(json.dumps(payload, ensure_ascii=False)).encode()
+def event_stream(*payloads: Payload, form: str = "event: x\ndata: {}\n\n") -> bytes:
+    events = [form.format(json.dumps(each, ensure_ascii=False)) for each in payloads]
+    return "".join(events).encode()
 
 
 def read_stream(lines: Any) -> Any:
@@ -420,52 +423,80 @@ def read_stream(lines: Any) -> Any:
 class TestStream:
     """The README's stream function yields the payloads of one completed response."""
 
-    def test_no_line_is_read_before_it_is_needed(self) -> None:
-        lines = iter([line(EXAMPLE), line(COMPLETED), b"after the end"])
+    def test_no_event_is_read_before_it_is_needed(self) -> None:
+        first = event_stream(EXAMPLE)
+        lines = io.BytesIO(first + event_stream(COMPLETED) + b"after the end")
         payloads = read_stream(lines)
         assert next(payloads) == EXAMPLE
+        assert lines.tell() <= len(first)
         assert list(payloads) == [COMPLETED]
-        assert list(lines) == [b"after the end"]
+        assert lines.read().strip() == b"after the end"
 
-    @pytest.mark.parametrize("form", ["data: {}\n", "data:{}\r\n", "data:{}"])
+    @pytest.mark.parametrize("form", ["data: {}\n\n", "id: 1\r\ndata:{}\r\n\r\n"])
     def test_every_payload_is_yielded_as_it_is(self, form: str) -> None:
         refusal = {**EXAMPLE, "refusal": " I can\u2019t.\u2028data: [DONE] "}
-        payloads = [{"type": "response.mcp_call.failed"}, refusal, COMPLETED]
-        assert list(read_stream(line(each, form) for each in payloads)) == payloads
+        tags = [*OTHER_TAGS, "response.mcp_call.failed", None]
+        payloads = [*({"type": tag} for tag in tags), refusal, COMPLETED]
+        stream = event_stream(*payloads, form=form)
+        assert list(read_stream(io.BytesIO(stream))) == payloads
+        assert list(read_stream(stream.splitlines())) == payloads
 
     def test_lines_without_data_are_skipped(self) -> None:
         lines = [b"", b"\n", b"\r\n", b"data\n", b"data:\n", b"data: \r\n"]
         others = [b":\n", b": data: x\n", b"event: x\n", b"id\n", b"datax: x\n"]
-        assert list(read_stream([*lines, *others, line(COMPLETED)])) == [COMPLETED]
+        stream = [*lines, *others, *io.BytesIO(event_stream(COMPLETED))]
+        assert list(read_stream(stream)) == [COMPLETED]
 
-    OTHER_ENDS = [  # a last payload, and lines after it that do not count
-        (EXAMPLE, []),
-        (EXAMPLE, [b"data: [DONE]\n", line(COMPLETED)]),
-        (EXAMPLE, [b"data:[DONE]", line(COMPLETED)]),
-        ({**COMPLETED, "type": "error"}, [line(COMPLETED)]),
-        ({**COMPLETED, "type": "response.failed"}, [line(COMPLETED)]),
-        ({**COMPLETED, "type": "response.incomplete"}, [line(COMPLETED)]),
-        ({"type": "response.completed"}, [line(COMPLETED)]),
-        ({**COMPLETED, "response": "completed"}, [line(COMPLETED)]),
-        ({**COMPLETED, "response": {}}, [line(COMPLETED)]),
-        ({**COMPLETED, "response": {"status": "incomplete"}}, [line(COMPLETED)]),
+    OTHER_ENDS = [
+        {**COMPLETED, "type": "error"},
+        {**COMPLETED, "type": "response.failed"},
+        {**COMPLETED, "type": "response.incomplete"},
+        {"type": "response.completed"},
+        {**COMPLETED, "response": "completed"},
+        {**COMPLETED, "response": {}},
+        {**COMPLETED, "response": {"status": "incomplete"}},
     ]
 
-    @pytest.mark.parametrize("last, rest", OTHER_ENDS)
-    def test_any_other_end_is_an_error(self, last: Payload, rest: list[bytes]) -> None:
-        payloads = read_stream([line(last), *rest])
+    @pytest.mark.parametrize("last", OTHER_ENDS, ids=json.dumps)
+    def test_any_other_end_is_an_error(self, last: Payload) -> None:
+        payloads = read_stream(io.BytesIO(event_stream(last, COMPLETED)))
         assert next(payloads) == last
-        with pytest.raises(RuntimeError, match=re.escape(f"last event: {last}")):
+        with pytest.raises(RuntimeError, match=re.escape(f"last data: {last}")):
             next(payloads)
 
-    def test_a_stream_without_a_payload_is_an_error(self) -> None:
-        with pytest.raises(RuntimeError, match="last event: None"):
-            next(read_stream([]))
+    LAST_DATA = {  # and what the error quotes
+        b'{"error": "\xc3\xa9"}': "{'error': '\xe9'}",
+        b'["\xc3\xa9"]': "['\xe9']",
+        b'{"type": "\xff"}': r'{"type": "\xff"}',
+        b'{"type": "cut': '{"type": "cut',
+        b"<html>": "<html>",
+        b"[DONE]": str(EXAMPLE),
+        b" [DONE]": str(EXAMPLE),
+    }
 
-    def test_data_that_is_no_payload_is_an_error(self) -> None:
-        for data, error in [(b"{}", KeyError), (b"[]", TypeError), (b"{", ValueError)]:
-            with pytest.raises(error):
-                next(read_stream([b"data: " + data]))
+    @pytest.mark.parametrize("data", LAST_DATA)
+    def test_data_that_is_no_payload_is_an_error(self, data: bytes) -> None:
+        first, last = event_stream(EXAMPLE), event_stream(COMPLETED)
+        payloads = read_stream(io.BytesIO(first + b"data:" + data + b"\n\n" + last))
+        assert next(payloads) == EXAMPLE
+        quoted = re.escape(self.LAST_DATA[data])
+        with pytest.raises(RuntimeError, match=f"last data: .*{quoted}"):
+            next(payloads)
+
+    def test_a_stream_that_only_stops_is_an_error(self) -> None:
+        for payloads, last in [([], None), ([EXAMPLE], EXAMPLE)]:
+            lines = io.BytesIO(event_stream(*payloads))
+            with pytest.raises(RuntimeError, match=re.escape(f"last data: {last}")):
+                list(read_stream(lines))
+
+    def test_the_live_loop_prints_each_refusal(self, capsys: Any) -> None:
+        others = [{**EXAMPLE, "type": tag} for tag in OTHER_TAGS]
+        refusals = [{**UNKNOWN, **EXAMPLE}, {**EXAMPLE, "refusal": "No."}]
+        stream = event_stream(refusals[0], *others, refusals[1], *others)
+        with pytest.raises(RuntimeError):  # because the stream is not complete
+            execute(READ_STREAM + LIVE, request=f"data:,{quote(stream)}")
+        printed = capsys.readouterr().out
+        assert printed == "Model refused: final refusal text\nModel refused: No.\n"
 
 
 @pytest.fixture(scope="module")
