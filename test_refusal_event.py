@@ -114,9 +114,10 @@ def unchecked(payload: Payload) -> Event:
 
 
 # The ways into an event and out of it, each with the fields that come out.
-WAYS: dict[str, Callable[[Payload], Payload]] = {
-    "from_dict": lambda payload: Event.from_dict(payload).to_dict(),
+WAYS: dict[str, Callable[[Payload], object]] = {
+    "from_dict": lambda payload: asdict(Event.from_dict(payload)),
     "mapping": lambda payload: asdict(Event.from_dict(MappingProxyType(payload))),
+    "round trip": lambda payload: asdict(Event.from_dict(Event(**payload).to_dict())),
     "constructor": lambda payload: asdict(Event(**payload)),
     "replace": lambda payload: asdict(replace(EVENT, **payload)),
     "copy": lambda payload: asdict(copy.copy(unchecked(payload))),
