@@ -181,6 +181,7 @@ class TestFields:
     @each_field
     @given(valid_payloads | any_payloads, unknown_keys, st.sampled_from(MAPPINGS))
     @example(EXAMPLE, UNKNOWN, dict)
+    @example({**EXAMPLE, "type": "other"}, UNKNOWN, dict)
     @example(dict.fromkeys(CONTRACT), UNKNOWN, partial(defaultdict, int))
     def test_from_dict_reads_the_fields_of_any_mapping_and_leaves_it_as_it_was(
         self, field: str, payload: Payload, unknown: Payload, mapping: Any
