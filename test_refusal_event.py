@@ -228,7 +228,7 @@ class TestErrors:
     JSON = json.dumps(EXAMPLE)
     NOT_MAPPINGS = [None, JSON, JSON.encode(), [*EXAMPLE.items()], EVENT, LOOKALIKE]
 
-    @pytest.mark.parametrize("data", [*NOT_MAPPINGS, LONG_NAMED])
+    @pytest.mark.parametrize("data", [*NOT_MAPPINGS, LONG_NAMED], ids=type)
     def test_what_is_not_a_mapping_is_rejected(self, data: Any) -> None:
         problem = f"expected a mapping, got {type(data).__name__:.30}"
         error = f"TypeError: ResponseRefusalDoneEvent: {problem}\n"
