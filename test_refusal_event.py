@@ -242,7 +242,9 @@ class TestEvent:
         assert [field.name for field in fields(Event)] == list(CONTRACT)
         hints = {**CONTRACT, "type": Literal["response.refusal.done"]}
         assert get_type_hints(Event) == hints
-        names = {name for name in vars(Event) if not name.startswith("_")}
+
+    def test_it_has_no_other_public_names(self) -> None:
+        names = {name for name in dir(EVENT) if not name.startswith("_")}
         assert names == {*CONTRACT, "from_dict", "to_dict"}
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="__final__ is new in 3.11")
