@@ -273,7 +273,7 @@ class TestEvent:
 
 
 HERE = Path(__file__).resolve().parent
-SOURCE = (HERE / "refusal_event.py").read_text(encoding="ascii")
+SOURCE = (HERE / "refusal_event.py").read_text(encoding="utf-8")
 README = (HERE / "README.md").read_text(encoding="utf-8")
 
 
@@ -303,6 +303,9 @@ class TestFile:
         assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
         assert re.fullmatch(r"\d+\.\d+\.\d+", refusal_event.__version__)
 
+    def test_it_is_ascii(self) -> None:
+        assert SOURCE.isascii()
+
     def test_none_of_its_statements_is_a_bare_call(self) -> None:
         bare = [each.value for each in ast.parse(SOURCE).body if type(each) is ast.Expr]
         assert not any(type(expression) is ast.Call for expression in bare)
@@ -313,7 +316,7 @@ class TestFile:
 
     def test_a_renamed_copy_works_alone_in_a_package(self, tmp_path: Path) -> None:
         (tmp_path / "application").mkdir()
-        (tmp_path / "application" / "renamed.py").write_text(SOURCE, encoding="ascii")
+        (tmp_path / "application" / "renamed.py").write_text(SOURCE, encoding="utf-8")
         program = f"""
 import pickle, sys
 sys.path.insert(0, {str(tmp_path)!r})
