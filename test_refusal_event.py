@@ -296,7 +296,7 @@ def execute(code: str, **names: Any) -> Payload:
 
 
 class TestFile:
-    """The file can be copied anywhere, and does nothing but define the class."""
+    """The file can be copied anywhere, and its import has no bare calls."""
 
     def test_its_licence_its_version_and_its_only_export(self) -> None:
         assert SOURCE.startswith("# SPDX-License-Identifier: MIT-0\n")
