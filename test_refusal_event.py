@@ -300,7 +300,7 @@ class TestFile:
 
     def test_its_licence_its_version_and_its_only_export(self) -> None:
         assert SOURCE.startswith("# SPDX-License-Identifier: MIT-0\n")
-        assert refusal_event.__all__ == ["ResponseRefusalDoneEvent"]
+        assert list(refusal_event.__all__) == ["ResponseRefusalDoneEvent"]
         assert re.fullmatch(r"\d+\.\d+\.\d+", refusal_event.__version__)
 
     def test_it_is_ascii(self) -> None:
