@@ -357,7 +357,7 @@ class TestReadme:
 
     def test_the_first_example_prints_a_refusal(self, capsys: Any) -> None:
         for tag in [*OTHER_TAGS, TAG]:
-            execute(FIRST, payload={**EXAMPLE, "type": tag})
+            execute(FIRST, payload={**UNKNOWN, **EXAMPLE, "type": tag})
         assert capsys.readouterr().out == "Model refused: final refusal text\n"
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
