@@ -234,6 +234,16 @@ class TestErrors:
         error = f"TypeError: ResponseRefusalDoneEvent: {problem}\n"
         assert outcome(Event.from_dict, data) == error
 
+    def test_nothing_is_printed_or_logged(self, capfd: Any, caplog: Any) -> None:
+        caplog.set_level("DEBUG")
+        outcome(Event.from_dict, self.JSON)
+        wrong = {**EXAMPLE, "type": "other"}
+        for payload in [EXAMPLE, wrong, dict.fromkeys(CONTRACT), {}]:
+            for way in WAYS.values():
+                outcome(way, payload)
+        assert capfd.readouterr() == ("", "")
+        assert caplog.records == []
+
 
 class TestEvent:
     """An event is a frozen dataclass that holds the contract's fields alone."""
