@@ -331,14 +331,19 @@ class TestFile:
 import pickle, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from application.renamed import ResponseRefusalDoneEvent
-event = ResponseRefusalDoneEvent.from_dict({EXAMPLE})
-print(pickle.loads(pickle.dumps(event)).to_dict())
-ResponseRefusalDoneEvent.from_dict({dict(EXAMPLE, refusal=None)})
+for payload in [{EXAMPLE}, {dict(EXAMPLE, refusal=None)}, {UNNUMBERED}]:
+    try:
+        event = ResponseRefusalDoneEvent.from_dict(payload)
+        print(pickle.loads(pickle.dumps(event)).to_dict())
+    except (TypeError, ValueError) as error:
+        print(error)
 """
         python = [sys.executable, "-I", "-S", "-OO", "-W", "error", "-c", program]
-        ended = subprocess.run(python, capture_output=True, text=True)
-        assert ended.stdout == f"{EVENT.to_dict()}\n"
-        assert ": refusal: expected str, got NoneType" in ended.stderr
+        assert subprocess.check_output(python, text=True) == (
+            f"{EVENT.to_dict()}\n"
+            "ResponseRefusalDoneEvent: refusal: expected str, got NoneType\n"
+            "ResponseRefusalDoneEvent: sequence_number: missing\n"
+        )
 
     def test_a_plugin_host_can_execute_a_copy_with_events_of_its_own(self) -> None:
         # "plugin" is not in sys.modules, where dataclass looks up string annotations.
