@@ -495,12 +495,13 @@ class TestStream:
 
     def test_the_live_loop_prints_each_refusal(self, capsys: Any) -> None:
         others = [{**EXAMPLE, "type": tag} for tag in OTHER_TAGS]
-        refusals = [{**UNKNOWN, **EXAMPLE}, {**EXAMPLE, "refusal": "No."}]
-        stream = event_stream(refusals[0], *others, refusals[1], *others)
-        with pytest.raises(RuntimeError):  # because the stream is not complete
-            execute(READ_STREAM + LIVE, request=f"data:,{quote(stream)}")
-        printed = capsys.readouterr().out
-        assert printed == "Model refused: final refusal text\nModel refused: No.\n"
+        payloads = [{**UNKNOWN, **EXAMPLE}, *others, {**EXAMPLE, "refusal": "No."}]
+        for last, error in [("error", RuntimeError), (TAG, ValueError)]:
+            stream = event_stream(*payloads, {"type": last})
+            with pytest.raises(error):
+                execute(READ_STREAM + LIVE, request=f"data:,{quote(stream)}")
+            printed = capsys.readouterr().out
+            assert printed == "Model refused: final refusal text\nModel refused: No.\n"
 
 
 @pytest.fixture(scope="module")
