@@ -465,7 +465,7 @@ class TestStream:
     def test_any_other_end_is_an_error(self, last: Payload) -> None:
         payloads = read_stream(io.BytesIO(event_stream(last, COMPLETED)))
         assert next(payloads) == last
-        with pytest.raises(RuntimeError, match=re.escape(f"last data: {last}")):
+        with pytest.raises(RuntimeError, match=re.escape(str(last))):
             next(payloads)
 
     LAST_DATA = {  # and what the error quotes
@@ -483,14 +483,13 @@ class TestStream:
         first, last = event_stream(EXAMPLE), event_stream(COMPLETED)
         payloads = read_stream(io.BytesIO(first + b"data:" + data + b"\n\n" + last))
         assert next(payloads) == EXAMPLE
-        quoted = re.escape(self.LAST_DATA[data])
-        with pytest.raises(RuntimeError, match=f"last data: .*{quoted}"):
+        with pytest.raises(RuntimeError, match=re.escape(self.LAST_DATA[data])):
             next(payloads)
 
     def test_a_stream_that_only_stops_is_an_error(self) -> None:
         for payloads, last in [([], None), ([EXAMPLE], EXAMPLE)]:
             lines = io.BytesIO(event_stream(*payloads))
-            with pytest.raises(RuntimeError, match=re.escape(f"last data: {last}")):
+            with pytest.raises(RuntimeError, match=re.escape(str(last))):
                 list(read_stream(lines))
 
     def test_the_live_loop_prints_each_refusal(self, capsys: Any) -> None:
