@@ -372,6 +372,8 @@ class TestReadme:
         for tag in [*OTHER_TAGS, TAG]:
             execute(FIRST, payload={**UNKNOWN, **EXAMPLE, "type": tag})
         assert capsys.readouterr().out == "Model refused: final refusal text\n"
+        with pytest.raises(TypeError):
+            execute(FIRST, payload={**EXAMPLE, "refusal": None})
 
     def test_the_first_command_prints_what_is_shown(self) -> None:
         command = COMMAND.replace("python3", shlex.quote(sys.executable))
