@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Callable, Dict, List, Literal, get_type_hints
 from urllib.parse import quote
+from urllib.request import Request
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -498,7 +499,7 @@ class TestStream:
         for last, error in [("error", RuntimeError), (TAG, ValueError)]:
             stream = event_stream(*payloads, {"type": last})
             with pytest.raises(error):
-                execute(READ_STREAM + LIVE, request=f"data:,{quote(stream)}")
+                execute(READ_STREAM + LIVE, request=Request(f"data:,{quote(stream)}"))
             printed = capsys.readouterr().out
             assert printed == "Model refused: final refusal text\nModel refused: No.\n"
 
