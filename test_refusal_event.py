@@ -129,7 +129,7 @@ WAYS: dict[str, Callable[[Payload], object]] = {
 
 
 def outcome(way: Callable[[Any], object], data: object) -> object:
-    """Return what comes out, or what Python prints of the error, without the frames."""
+    """Return what comes out, or the error as Python prints it, without the frames."""
     try:
         return way(data)
     except Exception as error:
@@ -207,7 +207,7 @@ class TestFields:
 
 
 class TestErrors:
-    """An error prints one line of bounded length and shows no value but a wrong tag."""
+    """An error is one line of bounded length, and no value is shown but a wrong tag."""
 
     LONG_NAMED = type("X" * 99, (), {})()
 
@@ -305,7 +305,7 @@ def execute(code: str, **names: Any) -> Payload:
 
 
 class TestFile:
-    """The file can be copied anywhere, and its import has no bare calls."""
+    """The file can be copied anywhere, and needs no other."""
 
     def test_its_licence_its_version_and_its_only_export(self) -> None:
         assert SOURCE.startswith("# SPDX-License-Identifier: MIT-0\n")
@@ -393,15 +393,15 @@ class TestReadme:
         assert capsys.readouterr().out.endswith("Event: sequence_number: missing\n")
         assert execute(CATCH, payload=EXAMPLE)["event"] == EVENT
 
-    def test_missing_fields_are_filled_in_but_for_the_refusal_and_the_tag(self) -> None:
+    def test_missing_fields_are_filled_in_except_the_refusal_and_the_tag(self) -> None:
         for absent in [{}, dict.fromkeys(CONTRACT)]:
             event = fill_in({**absent, "refusal": "No.", "type": TAG})
             assert event == Event(-1, "", -1, "No.", -1, "response.refusal.done")
-            with pytest.raises(ValueError, match=": refusal: missing; type: missing"):
+            with pytest.raises(ValueError, match="refusal.*type"):
                 fill_in(absent)
         complete = {**EXAMPLE, "output_index": 0, "refusal": ""}
         assert fill_in({**UNKNOWN, **complete}) == Event(**complete)
-        with pytest.raises(TypeError, match="Event: item_id: expected str, got int"):
+        with pytest.raises(TypeError, match="item_id"):
             fill_in({**EXAMPLE, "item_id": 7})
 
     def test_spark_finds_the_refusals_in_a_log(self) -> None:
@@ -428,7 +428,7 @@ def read_stream(lines: Any) -> Any:
 class TestStream:
     """The README's stream function yields the payloads of one completed response."""
 
-    def test_no_event_is_read_before_it_is_needed(self) -> None:
+    def test_nothing_is_read_before_it_is_needed(self) -> None:
         first = event_stream(EXAMPLE)
         lines = io.BytesIO(first + event_stream(COMPLETED) + b"after the end")
         payloads = read_stream(lines)
@@ -463,7 +463,7 @@ class TestStream:
     ]
 
     @pytest.mark.parametrize("last", OTHER_ENDS, ids=json.dumps)
-    def test_any_other_end_is_an_error(self, last: Payload) -> None:
+    def test_an_end_without_completion_is_an_error(self, last: Payload) -> None:
         payloads = read_stream(io.BytesIO(event_stream(last, COMPLETED)))
         assert next(payloads) == last
         with pytest.raises(RuntimeError, match=re.escape(str(last))):
@@ -487,7 +487,7 @@ class TestStream:
         with pytest.raises(RuntimeError, match=re.escape(self.LAST_DATA[data])):
             next(payloads)
 
-    def test_a_stream_that_only_stops_is_an_error(self) -> None:
+    def test_a_stream_that_just_stops_is_an_error(self) -> None:
         for payloads, last in [([], None), ([EXAMPLE], EXAMPLE)]:
             lines = io.BytesIO(event_stream(*payloads))
             with pytest.raises(RuntimeError, match=re.escape(str(last))):
@@ -540,12 +540,11 @@ class TestSDK:
         assert_same_verdict(sdk, without(field, data))
 
     def test_its_events_become_payloads(self, sdk: Any) -> None:
-        pydantic: Any = pytest.importorskip("pydantic")
         # A class as in LiteLLM: the tag is a default, and the SDK's methods are missing.
         types: Any = {"item_id": str, "refusal": str, "type": (Tag, Tag.DONE)}
-        other = pydantic.create_model("Event", **types)
-        given: Payload = {"item_id": 7, "refusal": "No."}
-        for event in [sdk.construct(**given, type=TAG), other.model_construct(**given)]:
+        other = pytest.importorskip("pydantic").create_model("Event", **types)
+        data: Payload = {"item_id": 7, "refusal": "No."}
+        for event in [sdk.construct(**data, type=TAG), other.model_construct(**data)]:
             payload = execute(DUMP, event=event)["payload"]
             assert payload.pop("item_id") == 7
             assert fill_in(payload).refusal == "No."
