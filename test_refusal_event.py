@@ -68,7 +68,7 @@ class Tag(str, Enum):
 
 OTHER_TAGS = ["response.refusal.delta", "response.output_text.done"]
 WRONG_TAGS = [TAG.upper(), f" {TAG}", f"{TAG}\n", TAG[:-1], TAG.replace(".", "_")]
-# Stripping, normalizing, encoding or unescaping would change these texts.
+# Stripping, normalizing, encoding, unescaping or cutting would change these texts.
 TEXTS = ["", " \r\n", "\ufeff", " \x00e\u0301\ud800&amp;\r\n", "1", "; refusal: x" * 9]
 STRINGS = [*TEXTS, *OTHER_TAGS, *WRONG_TAGS]
 HARD_JSON = [None, True, 1.0, 10**400 + 1, -(10**400) - 1, *STRINGS]
